@@ -45,6 +45,20 @@ def decoupled_soft_targets(
     return _decoupled(student, teacher, labels, alpha, beta, temperature)
 
 
+def _decoupled(
+    student: Outputs, teacher: Outputs, labels: Tensor, alpha: float, beta: float, temperature: float
+) -> Tensor:
+    log_q, log_p = (class_logits(outputs.log_probs(temperature)) for outputs in (teacher, student))
+    check_same_outputs(log_p, log_q)
+    labels = checked_labels(labels, log_p.shape[1])
+    (target_q, others_q), (target_p, others_p) = (split_label(values, labels.clamp(min=0)) for values in (log_q, log_p))
+    rest_q, rest_p = others_q.logsumexp(1, keepdim=True), others_p.logsumexp(1, keepdim=True)
+    target_class = kl_divergence(torch.cat([target_q, rest_q], 1), torch.cat([target_p, rest_p], 1))
+    other_classes = kl_divergence(others_q - rest_q, others_p - rest_p)
+    value = temperature**2 * (alpha * target_class + beta * other_classes)
+    return value.where(labels >= 0, 0.0)
+
+
 class DecoupledSoftTargets(Term):
     """``decoupled_soft_targets`` of the student's and the teacher's logits, per sample (B,).
 
@@ -63,21 +77,10 @@ class DecoupledSoftTargets(Term):
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch | None) -> Tensor:
         """(B,) nats times T^2."""
         labels = self.required(batch, "the batch, for its labels").targets
-        return _decoupled(student, self.required(teacher).detach(), labels, self.alpha, self.beta, self.temperature)
+        return self._loss(student, self.required(teacher).detach(), labels)
 
-
-def _decoupled(
-    student: Outputs, teacher: Outputs, labels: Tensor, alpha: float, beta: float, temperature: float
-) -> Tensor:
-    log_q, log_p = (class_logits(outputs.log_probs(temperature)) for outputs in (teacher, student))
-    check_same_outputs(log_p, log_q)
-    labels = checked_labels(labels, log_p.shape[1])
-    (target_q, others_q), (target_p, others_p) = (split_label(values, labels.clamp(min=0)) for values in (log_q, log_p))
-    rest_q, rest_p = others_q.logsumexp(1, keepdim=True), others_p.logsumexp(1, keepdim=True)
-    target_class = kl_divergence(torch.cat([target_q, rest_q], 1), torch.cat([target_p, rest_p], 1))
-    other_classes = kl_divergence(others_q - rest_q, others_p - rest_p)
-    value = temperature**2 * (alpha * target_class + beta * other_classes)
-    return value.where(labels >= 0, 0.0)
+    def _loss(self, student: Outputs, teacher: Outputs, labels: Tensor) -> Tensor:
+        return _decoupled(student, teacher, labels, self.alpha, self.beta, self.temperature)
 
 
 def split_label(log_probs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -5,15 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tutelage.data.batch import Batch
-from tutelage.errors import TutelageError
 from tutelage.models.outputs import Outputs, class_logits
-from tutelage.terms.decoupled import split_label
+from tutelage.terms.decoupled import DecoupledSoftTargets, split_label
 from tutelage.terms.precision import full_precision
 from tutelage.terms.shapes import check_same_outputs
 from tutelage.terms.soft_targets import kl_divergence
 from tutelage.terms.targets import checked_labels
-from tutelage.terms.term import Term
 
 _MASKED = -1e9  # finite, so that a sample of which all classes are masked has two equal distributions and no NaN
 
@@ -49,27 +46,6 @@ def refined_soft_targets(
     return _refined(student, teacher, labels, alpha, beta, temperature)
 
 
-class RefinedSoftTargets(Term):
-    """``refined_soft_targets`` of the student's and the teacher's logits, per sample (B,).
-
-    Several teachers are averaged as softened probabilities.
-
-    Args:
-        alpha, beta, temperature: as in ``refined_soft_targets``.
-    """
-
-    def __init__(self, alpha: float = 1.0, beta: float = 8.0, temperature: float = 4.0) -> None:
-        super().__init__()
-        if not 0 < temperature < float("inf"):
-            raise TutelageError(f"the temperature must be a finite number above 0, got {temperature}")
-        self.alpha, self.beta, self.temperature = alpha, beta, temperature
-
-    def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch | None) -> Tensor:
-        """(B,) nats times T^2."""
-        labels = self.required(batch, "the batch, for its labels").targets
-        return _refined(student, self.required(teacher).detach(), labels, self.alpha, self.beta, self.temperature)
-
-
 def _refined(
     student: Outputs, teacher: Outputs, labels: Tensor, alpha: float, beta: float, temperature: float
 ) -> Tensor:
@@ -82,6 +58,19 @@ def _refined(
     log_q, log_p = (values.masked_fill(masked, _MASKED).log_softmax(1) for values in (log_q, log_p))
     value = temperature**2 * (alpha * confidence + beta * kl_divergence(log_q, log_p))
     return value.where(labels >= 0, 0.0)
+
+
+class RefinedSoftTargets(DecoupledSoftTargets):
+    """``refined_soft_targets`` of the student's and the teacher's logits, per sample (B,).
+
+    Several teachers are averaged as softened probabilities.
+
+    Args:
+        alpha, beta, temperature: as in ``refined_soft_targets``.
+    """
+
+    def _loss(self, student: Outputs, teacher: Outputs, labels: Tensor) -> Tensor:
+        return _refined(student, teacher, labels, self.alpha, self.beta, self.temperature)
 
 
 def _class_and_rest(log_probs: Tensor, classes: Tensor) -> Tensor:
