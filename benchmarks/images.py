@@ -18,11 +18,13 @@ from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.pairs import Numbers, compare
 from benchmarks.setting import BATCH, device
+from tutelage.config import Hardware
 from tutelage.data import Batches, Data, Split, open_data
 from tutelage.data.pixel_cache import PixelCache
 from tutelage.data.views.random_views import standard
 from tutelage.data.whole_images import WholeImages
 from tutelage.models.inputs import normalise
+from tutelage.training.hardware import resolve
 
 SIDE = 224
 WORKERS = 2
@@ -78,7 +80,8 @@ def with_cache(data: Data, folder: Path) -> Split:
 def epoch(data: Data) -> float:
     """One epoch of batches, normalized as networks do."""
     mean, std = (torch.tensor(values, device=device()).view(1, -1, 1, 1) for values in (MEAN, STD))
-    batches = Batches(data.train, batch_size=BATCH, views=standard(3), workers=WORKERS, device=device())
+    layout = torch.channels_last if resolve(Hardware()).channels_last else torch.contiguous_format
+    batches = Batches(data.train, batch_size=BATCH, views=standard(3), workers=WORKERS, device=device(), layout=layout)
     total = 0.0
     for batch in batches.epoch(0):
         total += float(normalise(batch.inputs, mean, std)[0, 0, 0, 0])

@@ -233,3 +233,21 @@ def test_views_with_other_parameters_in_python(photos):
     (batch,) = Batches(data.train, batch_size=12, views=data.views, workers=0).epoch(0)
     expected = data.train.inputs[batch.key[:, 0]].permute(0, 3, 1, 2).float() / 255
     assert torch.equal(batch.inputs, expected)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_box_without_a_cache_equals_that_of_the_whole_decoded_image(photos, channels):
+    """Of JPEG and PNG files, reduced by the decoder and not; at borders, mirrored, and of the output's size."""
+    images = replace(configured(photos, augment="standard").train.inputs, channels=channels)
+    for index, (height, width) in enumerate(images.sizes[:6].tolist()):
+        whole = torch.from_numpy(images._decoded(index))
+        assert whole.shape == (height, width, channels)
+        boxes = [
+            [0, 0, height, width, 0],
+            [height - 5, width - 7, 5, 7, 1],
+            [3, 2, SIDE, SIDE, 0],
+            [3, 2, SIDE, SIDE, 1],
+            [0, width - 1, height, 1, 0],
+        ]
+        crops = images.crops(torch.full((len(boxes),), index), torch.tensor(boxes))
+        assert torch.equal(crops, torch.stack([cut(whole, box, (SIDE, SIDE)) for box in boxes]))

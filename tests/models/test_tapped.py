@@ -18,6 +18,7 @@ from tests.models.networks import (
     hooks,
     tapped_network,
 )
+from tutelage.models.inputs import normalise
 from tutelage.models.networks.resnet import ResNet
 from tutelage.models.tapped import Tapped
 
@@ -278,3 +279,35 @@ def test_the_error_without_logits_describes_the_output(
 def test_inputs_without_a_tensor_raise(refused: Any) -> None:
     with refused("no input is a tensor", "dict"):
         tapped_network(TwoInputs).tap({"pixels": None}, ("stage1",))
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("shape", [(4, 3, 5, 7), (1, 3, 6, 6), (0, 3, 4, 4), (2, 3, 1, 1), (2, 3, 4, 1)])
+@pytest.mark.parametrize("statistics", [(MEAN, STD), ((0.5,), (0.25,)), (MEAN, (0.25,))])
+def test_normalised_values_and_strides_do_not_depend_on_the_layout(
+    layout: torch.memory_format, shape: tuple[int, ...], statistics: Any
+) -> None:
+    """Bit for bit (x - mean) / std, in the layout of the images, with its gradient, for views of larger images too."""
+    images = torch.rand(shape, generator=torch.Generator().manual_seed(0)).contiguous(memory_format=layout)
+    mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in statistics)
+    padded = torch.rand(shape[0], 3, shape[2] + 2, shape[3] + 2).contiguous(memory_format=layout)
+    for x in (images, padded[:, :, 1:-1, 1:-1], images.double(), images.half()):
+        expected = (x - mean) / std
+        result = normalise(x, mean, std)
+        assert torch.equal(result, expected)
+        assert result.dtype == expected.dtype
+        if x.is_contiguous(memory_format=layout):
+            assert result.is_contiguous(memory_format=layout)
+    leaf = images.clone(memory_format=torch.preserve_format).requires_grad_()
+    normalise(leaf, mean, std).sum().backward()
+    torch.testing.assert_close(leaf.grad, (1 / std).expand(1, 3, 1, 1).expand(shape))
+    before = images.clone()
+    normalise(images, mean, std)
+    assert torch.equal(images, before)
+
+
+def test_normalisation_of_samples_can_be_vectorised() -> None:
+    mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (MEAN, STD))
+    images = torch.rand(4, 3, 5, 6).contiguous(memory_format=torch.channels_last)
+    one_by_one = torch.vmap(lambda x: normalise(x[None], mean, std)[0])(images)
+    torch.testing.assert_close(one_by_one, normalise(images, mean, std))

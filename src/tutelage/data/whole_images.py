@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from tutelage.data.decode import Encoded, ImageFiles, cached_pixels, open_image, upright
@@ -67,8 +70,17 @@ class WholeImages:
         """A box of each image at these indices, scaled to one size: (B,), (B, 5) int64 to (B, H, W, C) uint8."""
         batch = torch.empty((len(indices), *self.shape[1:]), dtype=torch.uint8)
         for row, index, box in zip(batch, indices.tolist(), boxes.tolist(), strict=True):
-            row.copy_(cut(torch.from_numpy(self._whole(index)), box, self.size))
+            row.copy_(self._crop(index, box))
         return batch
+
+    def _crop(self, index: int, box: list[int]) -> Tensor:
+        """A box of one image, scaled: (H, W, C) uint8. Without a cache only the pixels of the box become an array."""
+        if self.cache is not None:
+            return cut(torch.from_numpy(self._whole(index)), box, self.size)
+        top, left, height, width, mirrored = box
+        with self._opened(index) as image:
+            part = image.crop((left, top, left + width, top + height))
+        return cut(torch.from_numpy(self._array(part)), [0, 0, height, width, mirrored], self.size)
 
     def fingerprint(self, index: int) -> str | None:
         """The fingerprint of the encoded image with the decoding settings; ``None`` if it has no fingerprint.
@@ -88,6 +100,16 @@ class WholeImages:
         return cached_pixels(self.cache, self.encoded, index, self._settings(index), decode)
 
     def _decoded(self, index: int) -> NDArray[np.uint8]:
+        with self._opened(index) as image:
+            return self._array(image)
+
+    def _array(self, image: Image.Image) -> NDArray[np.uint8]:
+        """The pixels of an image, (H, W, C)."""
+        return np.array(image).reshape(image.height, image.width, self.channels)
+
+    @contextmanager
+    def _opened(self, index: int) -> Iterator[Image.Image]:
+        """One decoded image, upright, of the size in ``sizes``; reading errors become one-line messages."""
         height, width = self.sizes[index].tolist()
         with open_image(self.encoded, index) as image:
             full = image.size
@@ -101,4 +123,4 @@ class WholeImages:
                 raise ValueError(
                     f"{turned.width}x{turned.height} pixels at 1/{factor}, but the file had another size before"
                 )
-            return np.array(turned).reshape(height, width, self.channels)
+            yield turned

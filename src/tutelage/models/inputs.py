@@ -94,7 +94,14 @@ def normalise(inputs: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     if inputs.ndim != mean.ndim:
         shape = (1, -1, *[1] * (inputs.ndim - 2))
         mean, std = mean.view(shape), std.view(shape)
-    return (inputs - mean) / std
+    count, width = inputs.shape[1], inputs.shape[-1]
+    in_rows = inputs.ndim == 4 and inputs.stride()[1:] == (1, width * count, count)  # memory (B, H, W, C)
+    if in_rows and inputs.device.type == "cpu" and not torch.compiler.is_compiling():
+        # Row by row, W C values each: the same results several times as fast as channel by channel.
+        first, second = (values.expand(1, count, 1, 1).flatten().repeat(width) for values in (mean, std))
+        rows: Tensor = (inputs.permute(0, 2, 3, 1).flatten(2) - first).div_(second)
+        return rows.reshape(len(rows), inputs.shape[2], width, count).permute(0, 3, 1, 2)
+    return (inputs - mean).div_(std)
 
 
 def sample_count(inputs: Any) -> int:
