@@ -32,6 +32,7 @@ SCRIPT = textwrap.dedent(
     from torch import nn
     import tutelage
     from tutelage.data import Data, Split, CropsAndFlips
+    from tutelage.training.gradient_messages import averaged_gradients
     from tutelage.training.processes import Processes
 
     torch.set_num_threads(1)
@@ -67,6 +68,16 @@ SCRIPT = textwrap.dedent(
             "weights": [value.double().sum().item() for value in result.model.module.state_dict().values()],
         }
     processes = Processes.current("cpu")
+    if processes.world > 1:  # other samples in each process, in one message for each weight
+        model, inputs = net(3), torch.randn(8, 1, 8, 8, generator=torch.Generator().manual_seed(rank))
+        weights = list(model.parameters())
+        expected = torch.autograd.grad(model(inputs).square().sum(), weights)
+        with averaged_gradients(weights, processes.world, message_bytes=1):
+            model(inputs).square().sum().backward()
+        results["gradients"] = [
+            torch.allclose(weight.grad, processes.mean(gradient), rtol=1e-5, atol=1e-6)
+            for weight, gradient in zip(weights, expected)
+        ]
     if rank == 0:  # make the folder of a run that was killed in its last epoch
         shutil.copytree(out / "dml", out / "resumed")
         for name in ("result.json", "student.safetensors", "checkpoints/fit-00-epoch-00004.ckpt"):
@@ -107,6 +118,7 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
 
     first, second = (json.loads((pair_folder / f"rank{rank}.json").read_text()) for rank in (0, 1))
     assert (first["world"], second["world"]) == (2, 2)
+    assert first["gradients"] == second["gradients"] == [True] * 9
     for method in ("plain", "hinton", "dml"):
         student, distributed = (
             load_file(folder / method / "student.safetensors") for folder in (single_folder, pair_folder)
@@ -146,9 +158,9 @@ def test_single_process_has_no_communication() -> None:
     with processes.shared_statistics(model):
         assert type(model) is nn.BatchNorm2d
     weight = nn.Parameter(torch.ones(2))
-    weight.grad = torch.ones(2)
-    processes.average_gradients([weight])
-    assert torch.equal(weight.grad, torch.ones(2))
+    with processes.averaged_gradients([weight]):
+        torch.autograd.backward(weight.sum())
+    torch.testing.assert_close(weight.grad, torch.ones(2))
 
 
 def test_current_is_a_single_process_without_a_launcher(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -167,10 +168,12 @@ class Loop:
         if part == 0:
             optimizer.zero_grad(set_to_none=True)
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        scaler.scale(loss if parts == 1 else loss / parts).backward(inputs=parameters)  # type: ignore[no-untyped-call]
-        if part + 1 < parts:
+        last = part + 1 == parts
+        with self._execution.processes.averaged_gradients(parameters) if last else nullcontext():
+            scaled = scaler.scale(loss if parts == 1 else loss / parts)
+            scaled.backward(inputs=parameters)  # type: ignore[no-untyped-call]
+        if not last:
             return
-        self._execution.processes.average_gradients(parameters)
         if self.recipe.clip is not None:
             scaler.unscale_(optimizer)
             nn.utils.clip_grad_norm_(parameters, self.recipe.clip)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from tutelage.errors import TutelageError, one_line
 from tutelage.text import value_text
+from tutelage.training.gradient_messages import averaged_gradients
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,25 +80,9 @@ class Processes:
         totals: list[int] = summed.tolist()
         return totals
 
-    @torch.no_grad()
-    def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Average gradients over processes, in one message per dtype.
-
-        A wrapper around each model (``DistributedDataParallel``) would not support all update rules: learners in turn,
-        frozen parameters, passes that end at a hint layer.
-        """
-        if self.world == 1:
-            return
-        by_dtype: dict[torch.dtype, list[Tensor]] = {}
-        for parameter in parameters:
-            if parameter.grad is not None:
-                by_dtype.setdefault(parameter.grad.dtype, []).append(parameter.grad)
-        for gradients in by_dtype.values():
-            flat = torch.cat([gradient.flatten() for gradient in gradients])
-            dist.all_reduce(flat)
-            flat /= self.world
-            for gradient, part in zip(gradients, torch.split(flat, [g.numel() for g in gradients]), strict=True):
-                gradient.copy_(part.view_as(gradient))
+    def averaged_gradients(self, parameters: Sequence[nn.Parameter]) -> AbstractContextManager[None]:
+        """A context for a backward pass, after which gradients are averaged over processes."""
+        return averaged_gradients(parameters, self.world) if self.world > 1 else nullcontext()
 
     @contextmanager
     def shared_statistics(self, model: nn.Module) -> Iterator[None]:

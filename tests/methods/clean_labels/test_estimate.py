@@ -149,14 +149,14 @@ def test_soft_labels_equal_a_search_over_temperatures_in_plain_loops() -> None:
         """P(k | x, y) with the best temperature of a grid."""
         rows, best = true_classes(probabilities, matrix).tolist(), (-float("inf"), torch.empty(0))
         for step in range(400):
-            power = math.exp(3 - step * 6 / 399)
+            exponent = math.exp(3 - step * 6 / 399)
             total, posterior = 0.0, []
             for row, y in zip(rows, labels.tolist(), strict=True):
-                weights = [q**power for q in row]
+                weights = [q**exponent for q in row]
                 joint = [q / sum(weights) * float(matrix[k, y]) for k, q in enumerate(weights)]
                 total += math.log(sum(joint))
                 posterior.append([value / sum(joint) for value in joint])
-            best = max(best, (total, torch.tensor(posterior).double()), key=lambda found: found[0])
+            best = max(best, (total, torch.tensor(posterior).double()), key=lambda pair: pair[0])
         return best[1]
 
     counts = tempered(SYMMETRIC).T @ F.one_hot(labels, 3).double()
