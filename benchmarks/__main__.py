@@ -28,6 +28,7 @@ from benchmarks.runs import accuracy, cached, methods, research, study
 from benchmarks.setting import device
 from benchmarks.steps import compiled, floor, loader, overhead, precision
 from benchmarks.students import students
+from benchmarks.time_to_accuracy import time_to_accuracy
 from tutelage.config import Hardware
 from tutelage.training.hardware import resolve
 
@@ -45,6 +46,7 @@ PARTS: dict[str, Callable[[bool], Numbers]] = {
         research,
         repositories,
         accuracy,
+        time_to_accuracy,
         methods,
         cached,
         students,

@@ -71,6 +71,41 @@ def _strided(depth: int, width: float, num_classes: int, in_channels: int) -> nn
     return network
 
 
+def small_resnet9(num_classes: int, in_channels: int) -> nn.Module:
+    """ResNet-9 (DAWNBench) at a quarter of its width: 16 to 128 channels, two residual pairs, for images of 32 x 32."""
+    return nn.Sequential(
+        *_convolution(in_channels, 16),
+        *_convolution(16, 32),
+        nn.MaxPool2d(2),
+        _Residual(32),
+        *_convolution(32, 64),
+        nn.MaxPool2d(2),
+        *_convolution(64, 128),
+        nn.MaxPool2d(2),
+        _Residual(128),
+        nn.AdaptiveMaxPool2d(1),
+        nn.Flatten(),
+        nn.Linear(128, num_classes),
+    )
+
+
+def _convolution(inputs: int, outputs: int) -> list[nn.Module]:
+    return [nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
+
+
+class _Residual(nn.Module):
+    """x + two convolutions of x, of equal channels, each with batch normalisation and ReLU."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(*_convolution(channels, channels), *_convolution(channels, channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, C, H, W)."""
+        residual: Tensor = self.body(x)
+        return x + residual
+
+
 def mlp(num_classes: int, inputs: int, width: int = 256) -> nn.Module:
     """Two hidden layers on the flattened image, without normalisation, so that it can memorise small data sets."""
     return nn.Sequential(

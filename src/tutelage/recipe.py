@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from tutelage.errors import unknown
+from tutelage.errors import TutelageError, unknown
 from tutelage.fields import Fields
 
 
@@ -42,9 +42,20 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
                 "clip": 1.0,
             }
         ),
+        "fast": MappingProxyType(
+            {
+                "lr": 0.2,
+                "schedule": "one-cycle",
+                "ema": 0.99,
+            }
+        ),
     }
 )
-"""Presets by name: the values of the fields that are not given. ``adamw`` is usual for transformers."""
+"""Presets by name: the values of the fields that are not given.
+
+``adamw`` is usual for transformers. ``fast`` is for convolutional networks and runs of a few epochs, with the parts
+that gained in ``experiments/fast.py``.
+"""
 
 
 class Recipe(Fields):
@@ -77,8 +88,8 @@ class Recipe(Fields):
         le=1,
         description="learning rate of each layer of the network relative to that of the next layer, such as 0.75",
     )
-    schedule: Literal["step", "cosine", "constant"] = Field(
-        default="step", description="learning-rate schedule: step, cosine or constant"
+    schedule: Literal["step", "cosine", "one-cycle", "constant"] = Field(
+        default="step", description="learning-rate schedule: step, cosine, one-cycle or constant"
     )
     milestones: Numbers = Field(
         default=(0.3, 0.6, 0.8), description="when schedule 'step' lowers the rate, as fractions of the run"
@@ -122,6 +133,14 @@ class Recipe(Fields):
         if name is not None and name not in PRESETS:
             raise unknown("preset", str(name), PRESETS)
         return {**PRESETS[name], **fields} if name is not None else fields
+
+    @model_validator(mode="after")
+    def _one_warmup(self) -> Recipe:
+        if self.schedule == "one-cycle" and self.warmup:
+            raise TutelageError(
+                f"warmup={self.warmup:g} and schedule=one-cycle both raise the learning rate at first; leave warmup out"
+            )
+        return self
 
     @field_validator("milestones")
     @classmethod

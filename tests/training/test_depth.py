@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from tutelage.config import Config, Recipe
+from tutelage.errors import TutelageError
 from tutelage.models.load import make_model
 from tutelage.models.tapped import Tapped
 from tutelage.terms import CrossEntropy, Hint
@@ -132,6 +133,15 @@ def test_optimizer_adamw_alone_selects_its_preset() -> None:
     for recipe in (Recipe(optimizer="AdamW"), Recipe(optimizer="adamw"), Recipe(preset="adamw")):
         assert (recipe.lr, recipe.weight_decay, recipe.decay_norms, recipe.schedule) == (5e-4, 0.05, False, "cosine")
         assert recipe.preset is None  # the fields are recorded
+
+
+def test_preset_fast_is_for_short_runs() -> None:
+    recipe = Recipe(preset="fast", epochs=8)
+    assert (recipe.schedule, recipe.lr, recipe.ema, recipe.label_smoothing) == ("one-cycle", 0.2, 0.99, 0.0)
+    assert (recipe.epochs, recipe.optimizer, recipe.preset) == (8, "SGD", None)
+    assert Recipe(preset="fast", schedule="step", ema=None).ema is None
+    with pytest.raises(TutelageError, match="one-cycle"):
+        Recipe(preset="fast", warmup=1)
 
 
 def test_given_fields_have_precedence_over_a_preset() -> None:

@@ -63,6 +63,33 @@ def test_warmup_is_linear_and_does_not_change_the_later_schedule(schedule: Any) 
     assert lr_factor(warm, 0, 4) > 0
 
 
+@pytest.mark.parametrize(("epochs", "steps"), [(1, 1), (1, 2), (1, 3), (1, 4), (2, 5), (10, 1), (3, 39), (20, 391)])
+def test_the_one_cycle_schedule_equals_torchs(epochs: int, steps: int) -> None:
+    recipe = Recipe(epochs=epochs, schedule="one-cycle", lr=0.4)
+    optimizer = torch.optim.SGD(weights(), lr=1.0, momentum=0.9)
+    oracle = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.4, total_steps=epochs * steps, cycle_momentum=False)
+    for step in range(epochs * steps):
+        expected = optimizer.param_groups[0]["lr"]
+        assert recipe.lr * lr_factor(recipe, step, steps) == pytest.approx(expected, rel=1e-9, abs=1e-15)
+        optimizer.step()
+        if step + 1 < epochs * steps:
+            oracle.step()
+
+
+def test_one_cycle_rises_for_three_tenths_of_the_run_and_falls_to_nearly_nothing() -> None:
+    recipe = Recipe(epochs=10, schedule="one-cycle")
+    factors = [lr_factor(recipe, step, 100) for step in range(1000)]
+    assert (factors[0], max(factors), factors[-1]) == pytest.approx((1 / 25, 1, 1 / 250_000))
+    assert factors.index(max(factors)) == 299
+    assert factors[:300] == sorted(factors[:300])
+    assert factors[299:] == sorted(factors[299:], reverse=True)
+
+
+def test_one_cycle_has_a_warm_up_of_its_own(refused: Any) -> None:
+    with refused("warmup=2", "one-cycle", "leave warmup out"):
+        Recipe(schedule="one-cycle", warmup=2)
+
+
 # --- optimizers
 
 

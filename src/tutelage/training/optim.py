@@ -128,13 +128,35 @@ def _optimizer(recipe: Recipe, parameters: list[nn.Parameter]) -> torch.optim.Op
     return optimizer
 
 
+RISE, START, END = 0.3, 1 / 25, 1e-4
+"""The one-cycle schedule: share of the run in which the rate rises, first rate by the peak, last rate by the first."""
+
+
 def lr_factor(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
-    """The factor of the peak learning rate at this step, counted from 0 over the whole fit."""
+    """The factor of the peak learning rate at this step, counted from 0 over the whole fit.
+
+    ``one-cycle`` (Smith, Topin 2018, arXiv 1708.07120) rises from 1/25 to 1 and falls to 1/250,000, along half a cosine
+    each: the two phases, and the defaults, of torch's ``OneCycleLR`` without cycles of the momentum.
+    """
     warm = recipe.warmup * steps_per_epoch
     warmup = min(1.0, (step + 1) / warm) if warm else 1.0
     progress = step / (recipe.epochs * steps_per_epoch)
     if recipe.schedule == "step":
         return warmup * recipe.gamma ** sum(progress >= share for share in recipe.milestones)
+    if recipe.schedule == "one-cycle":
+        return _one_cycle(step, recipe.epochs * steps_per_epoch)
     if recipe.schedule == "cosine":
         return warmup * 0.5 * (1 + math.cos(math.pi * progress))
     return warmup
+
+
+def _one_cycle(step: int, steps: int) -> float:
+    """The factor of one cycle over this many steps."""
+    top, last = RISE * steps - 1, steps - 1
+    if step <= top:
+        return _half_cosine(START, 1.0, step / top)
+    return _half_cosine(1.0, START * END, (step - top) / (last - top))
+
+
+def _half_cosine(start: float, end: float, progress: float) -> float:
+    return end + (start - end) / 2 * (1 + math.cos(math.pi * progress))
