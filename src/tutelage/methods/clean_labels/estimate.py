@@ -66,9 +66,10 @@ def judge(evidence: Evidence, labels: Tensor, by: By = "combined") -> Verdict:
 
         P(k | x, y) = q[k] T[k, y] / sum_j q[j] T[j, y],   with q such that q T = p
 
-    The probability that a label is wrong is 1 - P(y | x, y), the mean of the values with the calibrated out-of-sample
-    probabilities as p and with the mean probabilities over all networks, made monotone in the order by isotonic
-    regression.
+    The probability that a label is wrong is 1 - P(y | x, y), the mean of three estimates, made monotone in the order by
+    isotonic regression: with the calibrated out-of-sample probabilities as p, with the mean probabilities over all
+    networks, and that of the ``softened`` labels. The first two doubt too few labels where networks learnt wrong ones;
+    the third overlooks a few wrong labels among many correct ones.
 
     Args:
         evidence: of all networks.
@@ -85,18 +86,17 @@ def judge(evidence: Evidence, labels: Tensor, by: By = "combined") -> Verdict:
     }
     probabilities = calibrated(evidence.probabilities, labels)
     matrix = noise_matrix(probabilities, labels)
-    by_votes = _posterior(evidence.votes.double(), matrix, labels)
-    posterior = (_posterior(probabilities, matrix, labels) + by_votes) / 2
+    soft_labels = softened(probabilities, matrix, labels)
+    by_votes, out_of_sample = (_posterior(p, matrix, labels) for p in (evidence.votes.double(), probabilities))
     support["posterior"] = by_votes.gather(1, own).squeeze(1).float()
     combined = _ranks(support["differences"]) + _ranks(support["posterior"])
     if evidence.noisy is not None:
         support["drpl"] = (1 - evidence.noisy).float()
     score = combined if by == "combined" else _ranks(support[by])  # close values fail in IsotonicRegression
-    wrong = 1 - posterior.gather(1, own).squeeze(1)
+    wrong = 1 - ((soft_labels + out_of_sample + by_votes) / 3).gather(1, own).squeeze(1)
     ordered = IsotonicRegression(increasing=False).fit_transform(score.numpy(), wrong.numpy())
     members = [evidence.fold == fold for fold in sorted({*evidence.fold.tolist()})]
     by_fold = [noise_matrix(probabilities[rows], labels[rows]) for rows in members]
-    soft_labels = softened(probabilities, matrix, labels)
     suggested = soft_labels.scatter(1, own, -1.0).argmax(1)
     wrong = torch.from_numpy(ordered).clamp(0, 1)
     return Verdict(wrong, suggested, soft_labels, support, matrix, torch.stack(by_fold))
