@@ -18,6 +18,9 @@ from tutelage.models.outputs import first_tensor
 
 Layer = TypeVar("Layer", bound=nn.Module)
 
+FRONT = "front_"
+"""How the name of a front begins (``models/surgery/front.py``)."""
+
 
 def find_classifier(network: nn.Module, example: Tensor) -> str:
     """The name of the ``nn.Linear`` whose output is the network's output.
@@ -95,6 +98,16 @@ def attach_after(network: nn.Module, layer: str, name: str, module: nn.Module) -
 def attach_before(network: nn.Module, layer: str, name: str, module: nn.Module) -> None:
     """Replace the layer's input by ``module(input)``."""
     _add_child(network, layer, name, module).register_forward_pre_hook(_Before(name))
+
+
+def fronts_of(network: nn.Module) -> list[str]:
+    """The names of the fronts in a network: modules that transform its inputs and are no layers of its own."""
+    return [
+        f"{layer}.{hook.name}".removeprefix(".")
+        for layer, module in network.named_modules()
+        for hook in module._forward_pre_hooks.values()
+        if isinstance(hook, _Before) and hook.name.startswith(FRONT)
+    ]
 
 
 def attach_parallel(network: nn.Module, layer: str, name: str, module: nn.Module) -> None:

@@ -12,6 +12,8 @@ assigned by the shapes:
 * ``preactivation1`` .. ``preactivationN``: the stages before the activation that ends them: the input of the module
   whose output is the stage; the stage itself if no ReLU ends it, so that it has values below 0. A stage that ends in a
   function, such as ``F.relu``, has none.
+
+The layers of a front (``models/surgery/front.py``) are not the network's own and have no role.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from tutelage.errors import TutelageError, unknown
+from tutelage.models.attach import fronts_of
 from tutelage.models.outputs import first_tensor
 from tutelage.models.tracing import TracedLayer, trace_layers
 
@@ -84,7 +87,8 @@ def find_roles(module: nn.Module, inputs: Any, manual: Mapping[str, Tap] = Mappi
     Raises:
         TutelageError: neither a stage nor an embedding was found; the message lists the traced layers.
     """
-    calls = trace_layers(module, inputs)
+    fronts = tuple(f"{name}." for name in fronts_of(module))
+    calls = [layer for layer in trace_layers(module, inputs) if not f"{layer.name}.".startswith(fronts)]
     traced = [layer for layer in calls if layer.calls == 1]
     automatic_taps = _stages(traced) | _embedding(traced)
     if any(role.startswith("stage") for role in manual):

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from tutelage.models import fronts
-from tutelage.models.attach import attach_before, input_layer
+from tutelage.models.attach import FRONT, attach_before, input_layer
 from tutelage.models.surgery import append_operation
 
 
@@ -27,6 +27,6 @@ def apply(network: nn.Module, example: Tensor, *, kind: str, **settings: Any) ->
         TutelageError: there is no such kind, its settings are invalid, or the network has a front of this kind already.
     """
     front = fronts.build(kind, example, **settings)
-    attach_before(network, input_layer(network), f"front_{kind}", front)
+    attach_before(network, input_layer(network), f"{FRONT}{kind}", front)
     append_operation(network, "front", kind=kind, **settings)
     return network
