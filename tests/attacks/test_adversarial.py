@@ -38,6 +38,19 @@ def test_one_step_by_hand(batch: Batch, trained_model: Callable[..., Tapped]) ->
     assert not adversarial_batch.inputs.requires_grad
 
 
+def test_one_step_from_the_image_is_the_fast_gradient_sign_method(
+    batch: Batch, trained_model: Callable[..., Tapped]
+) -> None:
+    model = trained_model().eval()
+    state = torch.get_rng_state()
+    view = AdversarialSamples(model, 0.1, 0.1, 1, random_start=False)
+    adversarial_inputs = view(batch, NOTHING, None).inputs
+    assert torch.equal(torch.get_rng_state(), state)  # it draws nothing
+    inputs = batch.inputs.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(F.cross_entropy(model(inputs), batch.targets), inputs)
+    torch.testing.assert_close(adversarial_inputs, (batch.inputs + 0.1 * gradient.sign()).clamp(0, 1))
+
+
 def test_loss_increases_within_bounds(batch: Batch, trained_model: Callable[..., Tapped]) -> None:
     model = trained_model()
     for clamp in (True, False):

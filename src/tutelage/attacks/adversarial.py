@@ -27,15 +27,27 @@ class AdversarialSamples(View):
         radius, step_size: in the pixels' range [0, 1].
         steps: the number of steps; each counts as a forward pass of the network.
         clamp: whether images stay in [0, 1]; in the authors' code of SAT they may leave it during training.
+        random_start: false to start from the image itself; with one step of ``radius`` this is the fast gradient sign
+            method (Goodfellow et al. 2015, arXiv 1412.6572).
     """
 
-    def __init__(self, model: Tapped, radius: float, step_size: float, steps: int, *, clamp: bool = True) -> None:
+    def __init__(
+        self,
+        model: Tapped,
+        radius: float,
+        step_size: float,
+        steps: int,
+        *,
+        clamp: bool = True,
+        random_start: bool = True,
+    ) -> None:
         check_tapped("AdversarialSamples", model)
         if not (radius >= 0 and step_size >= 0 and steps >= 1):
             raise ValueError(
                 f"radius and step_size must be 0 or more and steps 1 or more, got {radius}, {step_size} and {steps}"
             )
         self.model, self.radius, self.step_size, self.steps, self.clamp = model, radius, step_size, steps, clamp
+        self.random_start = random_start
 
     def __call__(self, batch: Batch, student: Outputs, teacher: Outputs | None) -> Batch:
         """The perturbed images; the other fields of the batch do not change."""
@@ -43,7 +55,9 @@ class AdversarialSamples(View):
         low, high = inputs - self.radius, inputs + self.radius
         if self.clamp:
             low, high = low.clamp(min=0), high.clamp(max=1)
-        start = inputs + torch.empty_like(inputs).uniform_(-self.radius, self.radius)
+        start = inputs
+        if self.random_start:
+            start = inputs + torch.empty_like(inputs).uniform_(-self.radius, self.radius)
         if targets.ndim == 1:
             is_labelled = (targets != UNLABELLED).view(-1, *[1] * (inputs.ndim - 1))
             start = torch.where(is_labelled, start, inputs)
