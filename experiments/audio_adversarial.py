@@ -145,7 +145,27 @@ scalogram. There is no JSMA and no targeted attack, which the paper probably has
     },
     baseline="clean",
     seeds=3,
-    tail="",
+    tail="""
+## What it shows
+
+- **Adversarial training forces larger perturbations.** On all three images the nearest adversarial image is 1.8 to 5
+  times as far, and at the training radius the accuracy under PGD rises by 43 points on the STFT, 46 on the scalogram
+  and 15 on the mel cepstrum. Training on FGSM has not overfitted to it: PGD with 50 steps is 6 to 7 points below
+  FGSM.
+- **It costs accuracy**: 3 to 4 points on STFT and scalogram, 17 on the mel cepstrum.
+- **Without a limit every recording is fooled**, before and after, by DDN and by DeepFool: the abstract's "above 90 %"
+  holds.
+- **The order of the representations does not hold here.** The STFT is the most accurate image, not the scalogram (93
+  % against 87 %), and about as robust after adversarial training. The mel cepstrum is the least accurate and the
+  least robust.
+- **Robustness on images is not robustness of the classifier of sounds.** A change of the waveform of 0.004, 23 dB
+  below the signal, leaves 8 % on the STFT after adversarial training, and less than 1 % before it.
+
+## What it does not show
+
+The paper's data (ESC-50, UrbanSound8K), networks and image sizes; waveform attacks on the scalogram; targeted attacks
+and JSMA; other radii and multi-step training; the scalogram at a size at which its 64 rows are not halved.
+""",
 )
 
 if __name__ == "__main__":

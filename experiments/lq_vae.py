@@ -174,8 +174,32 @@ over the first two gradients. *Noise* is a random sign of 0.15 at each pixel.
         "positive_bits": Column("bits that are +1"),
     },
     baseline="no filter",
-    seeds=5,
-    tail="",
+    seeds=3,
+    tail="""
+## What it shows
+
+- **The grey-box claim holds.** Of the images that break the classifier without the filter, most are classified
+  correctly behind it: 15 % become 87 %. The attack flips 9 % of the bits. Clean accuracy falls by 1.9 ± 2.1
+  points.
+- **Nearly nothing remains against an attacker who knows the filter.** With the gradient of soft bits of slope 100,
+  PGD leaves 19 %, and all attacks together 15 %, against 13 % without a filter. At 0.1 and
+  in L2 it is no better than the classifier without a filter. The filter masks the gradient; it does not remove the
+  adversarial images.
+- The slope matters: 20 leaves 33 %, 5 leaves 44 %, the identity in place of the filter 60 %, and the identity on the
+  latent 82 %. One of these alone, as in an evaluation with a single surrogate, would have reported a robust network.
+  Square, which needs no gradient, leaves 44 %, so that even 300 queries show that 87 % is no robustness.
+- Foolbox's attack with the same gradient leaves 60 %, because of its small steps; it is as weak on the classifier
+  without a filter (52 % against 15 %).
+- **Adversarial training, the control, withstands the same attacks**: 65 % in the worst case, with equal clean
+  accuracy.
+
+The share of bits that are +1, 41 %, is that of a code that has not collapsed.
+
+## What it does not show
+
+The paper's networks and data (MNIST, Fashion-MNIST, CelebA), filters trained for longer, the contribution of the
+gradient penalty, HopSkipJump, and AutoAttack. Three seeds: the CPU did not allow five.
+""",
 )
 
 if __name__ == "__main__":
