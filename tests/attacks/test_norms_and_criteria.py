@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tutelage.attacks import Misclassified, Targeted, margin
+from tutelage.attacks import Accepted, Misclassified, Targeted, margin
 from tutelage.attacks.norms import NORMS, Norm, distance, project, steepest
 
 Refused = Callable[..., AbstractContextManager[None]]
@@ -108,3 +108,18 @@ def test_no_gradient_of_a_targeted_shortfall_reaches_the_other_classes() -> None
 def test_invalid_criteria_are_refused(kind: Any, settings: dict[str, float], refused: Refused) -> None:
     with refused("the criterion", next(iter(settings))):
         kind(**settings)
+
+
+def test_accepted_is_neither_the_label_nor_the_rejection() -> None:
+    logits = torch.tensor([[1.0, 3.0, 2.0], [1.0, 2.0, 3.0], [3.0, 1.0, 2.0], [2.0, 2.0, 0.0], [0.0, 2.0, 2.0]])
+    labels = torch.zeros(5, dtype=torch.int64)
+    criterion = Accepted()
+    assert criterion.success(logits, labels).tolist() == [True, False, False, False, False]
+    assert criterion.margin(logits, labels).tolist() == [1, -1, -2, 0, 0]
+    assert criterion.shortfall(logits, labels).tolist() == [0, 1, 2, 0, 0]
+    assert criterion.replace(confidence=0.5).margin(logits, labels).tolist() == [0.5, -1.5, -2.5, -0.5, -0.5]
+
+
+def test_accepted_needs_a_wrong_class_beside_the_rejection(refused: Refused) -> None:
+    with refused("two classes or more"):
+        Accepted().check(2)

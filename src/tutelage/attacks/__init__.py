@@ -10,17 +10,19 @@ from tutelage.attacks.algorithms.pgd import PGD
 from tutelage.attacks.algorithms.square import Square
 from tutelage.attacks.attack import Attack
 from tutelage.attacks.boundary import BoundarySamples, boundary_attack, draw_targets
-from tutelage.attacks.criteria import Criterion, Misclassified, Targeted, margin
+from tutelage.attacks.criteria import Accepted, Criterion, Misclassified, Targeted, margin
 from tutelage.attacks.foolbox import FoolboxAttack
 from tutelage.attacks.gradients import SurrogateGradient, input_gradient, without_gradient, zero_gradients
 from tutelage.attacks.lookup import attack_names, find_attack, find_attacks
 from tutelage.attacks.norms import Norm, distance
+from tutelage.attacks.rejecting import Rejecting
 from tutelage.attacks.worst import Worst
 
 __all__ = [
     "DEN",
     "FGSM",
     "PGD",
+    "Accepted",
     "AdversarialSamples",
     "Attack",
     "BoundarySamples",
@@ -28,6 +30,7 @@ __all__ = [
     "FoolboxAttack",
     "Misclassified",
     "Norm",
+    "Rejecting",
     "Square",
     "SurrogateGradient",
     "Targeted",

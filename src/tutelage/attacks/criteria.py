@@ -97,6 +97,35 @@ class Misclassified(Criterion):
             raise TutelageError(f"top must be below the number of classes, {classes}, got {self.top}")
 
 
+class Accepted(Criterion):
+    """The most probable class is neither the label nor the last one, which stands for rejected inputs.
+
+    For networks that can reject an input: an adversarial input must be accepted.
+
+    margin = max of the classes that are neither - max(z_y, z_rejected) - confidence; shortfall = max(0, -margin).
+    """
+
+    confidence: float = Field(default=0.0, ge=0, description="the least margin, in logits, that counts as success")
+
+    def margin(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """By how much another class exceeds both, (B,)."""
+        others = logits[:, :-1].scatter(1, labels[:, None], float("-inf")).amax(1)
+        largest = torch.maximum(logits.gather(1, labels[:, None]).squeeze(1), logits[:, -1])
+        return others - largest - self.confidence
+
+    def success(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Whether the margin is above 0; a tie with the label or the last class is no success."""
+        return self.margin(logits, labels) > 0
+
+    def shortfall(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """What the largest other class lacks, (B,)."""
+        return (-self.margin(outputs, labels)).clamp(min=0)
+
+    def check(self, classes: int) -> None:
+        """Refuse networks without a wrong class that is accepted."""
+        super().check(classes - 1)
+
+
 class Targeted(Criterion):
     """The target class is the most probable one, with a least margin and probability; ``labels`` are the targets.
 

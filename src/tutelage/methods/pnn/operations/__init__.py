@@ -1,0 +1,1 @@
+"""Metrics of networks with the operations of this method."""
