@@ -17,9 +17,9 @@ from tutelage.config import Config, Hardware, Recipe
 from tutelage.data import CropsAndFlips, Data, open_data
 from tutelage.data.configured import load_data
 from tutelage.evaluation import accuracy, ece, evaluate, nll, predict, predict_roles
+from tutelage.evaluation.temperature import fitted_temperature
 from tutelage.methods import find
 from tutelage.methods.gccs.surgery.simplex import VERTICES
-from tutelage.methods.gccs.temperature import fitted_temperature
 from tutelage.models.tapped import Tapped
 from tutelage.report.markdown import Column
 from tutelage.training import Run

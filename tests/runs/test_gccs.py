@@ -16,9 +16,9 @@ from tutelage.data import Data
 from tutelage.data.configured import load_data
 from tutelage.errors import TutelageWarning
 from tutelage.evaluation import accuracy, ece, evaluate, nll, predict
+from tutelage.evaluation.temperature import fitted_temperature
 from tutelage.methods import find
 from tutelage.methods.gccs.surgery.simplex import VERTICES
-from tutelage.methods.gccs.temperature import fitted_temperature
 from tutelage.models.surgery import applied_operations
 from tutelage.models.tapped import Tapped
 from tutelage.runs.execute import execute

@@ -7,10 +7,10 @@ import warnings
 from tutelage.data.batch import hard_labels
 from tutelage.data.orders import class_balanced
 from tutelage.errors import TutelageError, TutelageWarning
+from tutelage.evaluation.temperature import fitted_temperature
 from tutelage.methods import NonNegative, Positive, method
 from tutelage.methods.gccs.loss import MIN_SAMPLES, GaussianSimplex
 from tutelage.methods.gccs.surgery import simplex
-from tutelage.methods.gccs.temperature import fitted_temperature
 from tutelage.models.tapped import Tapped
 from tutelage.training.learner import Learner
 from tutelage.training.run import Run

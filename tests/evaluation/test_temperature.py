@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tutelage.methods.gccs.temperature import LARGEST, fitted_temperature
+from tutelage.evaluation.temperature import LARGEST, fitted_temperature
 
 
 def sample(count: int, classes: int, sharpness: float, seed: int) -> tuple[Tensor, Tensor]:
