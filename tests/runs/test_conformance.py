@@ -98,11 +98,11 @@ def test_a_method_on_a_pair(
 
     # Its first weights and batches are those of every other method with this seed and these samples.
     assert changed(initial_states[0], state_of(Run(tiny_data, make, seed=4).student())) == set()
-    splits = [(tiny_data.train, 16)]
-    splits += [(fit.get("data", tiny_data).train, fit.get("batch_size", 16)) for fit in run.options]
+    sources = [(tiny_data, 16)]
+    sources += [(fit.get("data", tiny_data), fit.get("batch_size", 16)) for fit in run.options]
     first_batches = [
-        next(Batches(split, batch_size=size, views=tiny_data.views, seed=4, order=order).epoch(0)).inputs
-        for split, size in splits
+        next(Batches(data.train, batch_size=size, views=data.views, seed=4, order=order).epoch(0)).inputs
+        for data, size in sources
         for order in (shuffled, class_balanced)
     ]
     assert any(torch.equal(input_batches[0], (first - student.mean) / student.std) for first in first_batches)
