@@ -22,12 +22,12 @@ from tutelage.models.generator import Generator
 from tutelage.models.networks.dcgan import DCGAN
 from tutelage.models.networks.mlp_gan import MLPGenerator
 from tutelage.models.outputs import Outputs
+from tutelage.models.random_state import seeded
 from tutelage.models.tapped import Tapped
 from tutelage.models.weights import load_weights, save_weights
 from tutelage.terms import View
 from tutelage.terms.generated import GeneratedImages
 from tutelage.training import Learner, Run
-from tutelage.training.checkpoint import seeded
 from tutelage.training.fit import FitResult
 from tutelage.training.learner import ForwardPass
 

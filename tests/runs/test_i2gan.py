@@ -20,12 +20,12 @@ from tutelage.data.loader import Batches, mix_seeds
 from tutelage.data.orders import LabelledFirst
 from tutelage.methods import find
 from tutelage.models.generator import Generator
+from tutelage.models.random_state import seeded
 from tutelage.models.tapped import Tapped
 from tutelage.runs import execute, open_model
 from tutelage.sources import EMA
 from tutelage.terms.generated import GeneratedImages
 from tutelage.training import Learner, Run
-from tutelage.training.checkpoint import seeded
 from tutelage.training.fit import FitResult
 from tutelage.training.updates import frozen_running_statistics
 

@@ -17,7 +17,8 @@ import pytest
 import torch
 
 from tutelage.errors import TutelageWarning
-from tutelage.training.checkpoint import Checkpoints, read, restore_rng_state, rng_state, seeded
+from tutelage.models.random_state import restore_rng_state, rng_state, seeded
+from tutelage.training.checkpoint import Checkpoints, read
 
 MAGIC = b"tutelage checkpoint 1 "
 

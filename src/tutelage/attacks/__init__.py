@@ -12,10 +12,11 @@ from tutelage.attacks.attack import Attack
 from tutelage.attacks.boundary import BoundarySamples, boundary_attack, draw_targets
 from tutelage.attacks.criteria import Accepted, Criterion, Misclassified, Targeted, margin
 from tutelage.attacks.foolbox import FoolboxAttack
-from tutelage.attacks.gradients import SurrogateGradient, input_gradient, without_gradient, zero_gradients
+from tutelage.attacks.gradients import input_gradient, without_gradient, zero_gradients
 from tutelage.attacks.lookup import attack_names, find_attack, find_attacks
 from tutelage.attacks.norms import Norm, distance
 from tutelage.attacks.rejecting import Rejecting
+from tutelage.attacks.surrogates import SurrogateGradient, declared_surrogates
 from tutelage.attacks.worst import Worst
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "Worst",
     "attack_names",
     "boundary_attack",
+    "declared_surrogates",
     "distance",
     "draw_targets",
     "find_attack",

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import torch
 
+from tutelage.attacks.surrogates import declared_surrogates
 from tutelage.data.batch import UNLABELLED, Batch
 from tutelage.models.outputs import Outputs
 from tutelage.models.tapped import Tapped, check_tapped
@@ -20,7 +21,7 @@ class AdversarialSamples(View):
     to [image - radius, image + radius] and to [0, 1]. Unlike ``pgd``, which is for evaluation, it takes every step for
     every sample and does not change the mode of the network: in train mode, batch normalisation uses the batch, and
     each step updates its running statistics, as in the authors' code. No parameter gets a gradient. Samples without a
-    label are not perturbed.
+    label are not perturbed. Layers that declare surrogate gradients have these during the attack.
 
     Args:
         model: the network to attack, the learner's own.
@@ -63,9 +64,9 @@ class AdversarialSamples(View):
             start = torch.where(is_labelled, start, inputs)
         images = start.clamp(low, high)
         for _ in range(self.steps):
-            with torch.enable_grad():
+            with torch.enable_grad(), declared_surrogates(self.model) as any_replaced:
                 images.requires_grad_()
-                loss = cross_entropy(self.model.tap(images)["logits"], targets).sum()
+                loss = cross_entropy(self.model.tap(images, eager=any_replaced)["logits"], targets).sum()
                 (gradient,) = torch.autograd.grad(loss, images, materialize_grads=True)
             images = (images.detach() + self.step_size * gradient.sign()).clamp(low, high)
         return replace(batch, inputs=images)

@@ -15,6 +15,10 @@ from tutelage.fields import Fields
 from tutelage.models.modes import eval_mode
 
 Radius = Annotated[float, Field(ge=0, description="the largest distance, for pixels in [0, 1]")]
+Draws = Annotated[int, Field(ge=1, description="passes per step of a random network, whose gradient is averaged")]
+BPDA = Annotated[
+    str, Field(description="the surrogate gradient of layers that declare some: declared (the first), none, or a name")
+]
 
 
 class Attack(Fields):
@@ -35,6 +39,11 @@ class Attack(Fields):
     criterion: Criterion = Field(default=Misclassified(), description="when an attacked input counts as adversarial")
     radius: float | None = Field(default=None, description="the largest distance; none for the nearest input")
     norm: Norm = Field(default="linf", description="the norm of the distance: linf, l2 or l1")
+
+    @property
+    def gradient_draws(self) -> int | None:
+        """Over how many passes of a random network its gradient is averaged; ``None`` without gradients."""
+        return getattr(self, "draws", None)
 
     @model_validator(mode="after")
     def _supported_norm(self) -> Self:

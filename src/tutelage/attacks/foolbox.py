@@ -13,10 +13,11 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from tutelage.attacks.attack import Attack
+from tutelage.attacks.attack import BPDA, Attack
 from tutelage.attacks.criteria import margin
 from tutelage.attacks.gradients import without_gradient
 from tutelage.attacks.norms import Norm
+from tutelage.attacks.surrogates import DECLARED, declared_surrogates
 from tutelage.errors import TutelageError, one_line, unknown
 from tutelage.models.external.common import import_extra
 from tutelage.models.outputs import at_least_float32
@@ -41,6 +42,7 @@ class FoolboxAttack(Attack):
 
     name: str = Field(description="the name of its class in foolbox.attacks")
     settings: dict[str, Any] = Field(default={}, description="the arguments of its class")
+    bpda: BPDA = DECLARED
 
     @classmethod
     def named(cls, name: str, settings: Mapping[str, Any]) -> FoolboxAttack:
@@ -50,7 +52,7 @@ class FoolboxAttack(Attack):
             TutelageError: foolbox is missing, has no such attack, or does not accept the settings.
         """
         arguments = {key: parse_yaml(value) if isinstance(value, str) else value for key, value in settings.items()}
-        radius = arguments.pop("radius", None)
+        radius, bpda = arguments.pop("radius", None), str(arguments.pop("bpda", DECLARED))
         attack, norm = _built(name, arguments)
         if radius is None and not _minimises(attack):
             raise TutelageError(f"the attack {PREFIX}{name} needs a radius; for example {PREFIX}{name}:0.03")
@@ -58,7 +60,12 @@ class FoolboxAttack(Attack):
             raise TutelageError(
                 f"the attack {PREFIX}{name} searches for the nearest adversarial input and has no radius; leave it out"
             )
-        return cls(name=name, settings=arguments, radius=radius, norm=norm)
+        return cls(name=name, settings=arguments, radius=radius, norm=norm, bpda=bpda)
+
+    @property
+    def gradient_draws(self) -> int | None:
+        """One for attacks that use gradients."""
+        return None if any(word in self.name for word in _WITHOUT_GRADIENTS) else 1
 
     def numbers(self, shape: torch.Size) -> int:
         """One, of which the first sample's is the seed."""
@@ -75,7 +82,8 @@ class FoolboxAttack(Attack):
             else criteria.Misclassification(labels)
         )
         success = self.criterion.success(at_least_float32(model(inputs)), labels)
-        with _frozen(model), _seeded(int(float(uniform[0, 0]) * 2**31)), torch.enable_grad():
+        substituted = declared_surrogates(model, self.bpda)
+        with substituted, _frozen(model), _seeded(int(float(uniform[0, 0]) * 2**31)), torch.enable_grad():
             wrapped = library.PyTorchModel(model, bounds=(0, 1), device=inputs.device)
             try:
                 adversarial, _, _ = attack(wrapped, inputs, criterion, epsilons=self.radius)
@@ -91,14 +99,16 @@ class FoolboxAttack(Attack):
 
     def blind(self, model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
         """Where the gradient of the margin is 0 or NaN, for attacks that use gradients."""
-        if any(word in self.name for word in _WITHOUT_GRADIENTS):
+        if self.gradient_draws is None:
             return super().blind(model, inputs, labels)
-        return without_gradient(model, inputs, labels, margin)
+        return without_gradient(model, inputs, labels, margin, bpda=self.bpda)
 
     def __str__(self) -> str:
         """Its text."""
         radius = [] if self.radius is None else [f"{self.radius:g}"]
-        return ":".join([PREFIX + self.name, *radius, *(f"{key}={value}" for key, value in self.settings.items())])
+        bpda = {} if self.bpda == DECLARED else {"bpda": self.bpda}
+        settings = [f"{key}={value}" for key, value in (self.settings | bpda).items()]
+        return ":".join([PREFIX + self.name, *radius, *settings])
 
 
 def _library() -> Any:

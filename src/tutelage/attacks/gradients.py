@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tutelage.attacks.criteria import Loss
+from tutelage.attacks.surrogates import DECLARED, declared_surrogates
 from tutelage.errors import NonFiniteError
 from tutelage.models.modes import eval_mode
 from tutelage.models.outputs import at_least_float32
 
 
 def input_gradient(
-    model: nn.Module, inputs: Tensor, labels: Tensor, loss: Loss | None = None, *, draws: int = 1
+    model: nn.Module,
+    inputs: Tensor,
+    labels: Tensor,
+    loss: Loss | None = None,
+    *,
+    draws: int = 1,
+    bpda: str = DECLARED,
 ) -> tuple[Tensor, Tensor]:
     """The logits (B, C) and the gradient (B, ...) of each sample's loss by its input, both detached.
 
     The loss is the cross-entropy by default. The gradient is 0 if the logits do not depend on the input in a
-    differentiable way. The mode of the network does not change.
+    differentiable way; layers that declare surrogate gradients have these, as ``bpda`` says (``declared_surrogates``).
+    The mode of the network does not change.
 
     With several draws, the network runs as often, the gradient is the mean over the passes (expectation over
     transformation, EOT: Athalye et al. 2018, arXiv 1707.07397), and the logits are the logarithms of the mean
@@ -29,7 +35,7 @@ def input_gradient(
     Raises:
         NonFiniteError: a logit or a gradient is NaN or infinite.
     """
-    logits, gradient = _gradient(model, inputs, labels, loss, draws)
+    logits, gradient = _gradient(model, inputs, labels, loss, draws, bpda)
     nonfinite = ~(logits.isfinite().all(1) & gradient.flatten(1).isfinite().all(1))
     if nonfinite.any():
         raise NonFiniteError(
@@ -40,14 +46,20 @@ def input_gradient(
 
 
 def without_gradient(
-    model: nn.Module, inputs: Tensor, labels: Tensor, loss: Loss | None = None, *, draws: int = 1
+    model: nn.Module,
+    inputs: Tensor,
+    labels: Tensor,
+    loss: Loss | None = None,
+    *,
+    draws: int = 1,
+    bpda: str = DECLARED,
 ) -> Tensor:
     """Which samples have an input gradient that is 0 or NaN, so that a gradient attack is blind there: (B,) bool.
 
     The network is in eval mode; its mode is restored.
     """
     with eval_mode(model):
-        _, gradient = _gradient(model, inputs, labels, loss, draws)
+        _, gradient = _gradient(model, inputs, labels, loss, draws, bpda)
     return zero_gradients(gradient) | ~gradient.flatten(1).isfinite().all(1)
 
 
@@ -60,14 +72,26 @@ def zero_gradients(gradient: Tensor) -> Tensor:
     return (gradient == 0).flatten(1).all(1)
 
 
-def _gradient(model: nn.Module, inputs: Tensor, labels: Tensor, loss: Loss | None, draws: int) -> tuple[Tensor, Tensor]:
-    passes = [_one_gradient(model, inputs, labels, loss) for _ in range(draws)]
+def mean_prediction(model: nn.Module, inputs: Tensor, draws: int = 1) -> Tensor:
+    """The logits (B, C) of one pass, or the logarithms of the mean probabilities of several, without gradients."""
+    return _mean([at_least_float32(model(inputs)) for _ in range(draws)])
+
+
+def _mean(passes: list[Tensor]) -> Tensor:
+    if len(passes) == 1:
+        return passes[0]
+    log_probabilities = torch.stack([logits.log_softmax(1) for logits in passes])
+    return log_probabilities.logsumexp(0) - torch.tensor(float(len(passes))).log().item()
+
+
+def _gradient(
+    model: nn.Module, inputs: Tensor, labels: Tensor, loss: Loss | None, draws: int, bpda: str
+) -> tuple[Tensor, Tensor]:
+    with declared_surrogates(model, bpda):
+        passes = [_one_gradient(model, inputs, labels, loss) for _ in range(draws)]
     if draws == 1:
         return passes[0]
-    log_probabilities = torch.stack([logits.log_softmax(1) for logits, _ in passes])
-    return log_probabilities.logsumexp(0) - torch.tensor(float(draws)).log().item(), torch.stack(
-        [gradient for _, gradient in passes]
-    ).mean(0)
+    return _mean([logits for logits, _ in passes]), torch.stack([gradient for _, gradient in passes]).mean(0)
 
 
 def _one_gradient(model: nn.Module, inputs: Tensor, labels: Tensor, loss: Loss | None) -> tuple[Tensor, Tensor]:
@@ -84,48 +108,3 @@ def _one_gradient(model: nn.Module, inputs: Tensor, labels: Tensor, loss: Loss |
 
 def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(logits, labels, reduction="none")
-
-
-class SurrogateGradient(nn.Module):
-    """A layer whose gradient is that of a differentiable replacement (BPDA: Athalye et al. 2018, arXiv 1802.00420).
-
-    The output is exactly ``layer(x)``; the gradient is that of ``replacement(x)``. Wrap a step of a defence that has
-    no useful gradient, such as rounding or compression, or a whole network, and attack the result:
-
-        PGD(radius=0.03)(nn.Sequential(SurrogateGradient(rounding), network), images, labels)
-
-    Args:
-        layer: any function of a tensor.
-        replacement: a differentiable function with an output of the same shape; the identity by default.
-    """
-
-    def __init__(self, layer: Any, replacement: Any = None) -> None:
-        super().__init__()
-        self.layer, self.replacement = layer, nn.Identity() if replacement is None else replacement
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """``layer(inputs)``."""
-        with torch.no_grad():
-            value: Tensor = self.layer(inputs)
-        if not (torch.is_grad_enabled() and inputs.requires_grad):
-            return value
-        smooth = self.replacement(inputs)
-        if smooth.shape != value.shape:
-            raise ValueError(
-                f"the replacement returns {tuple(smooth.shape)} and the layer {tuple(value.shape)}; "
-                "give a replacement with an output of the same shape"
-            )
-        result: Tensor = _Replaced.apply(smooth, value)  # type: ignore[no-untyped-call]
-        return result
-
-
-class _Replaced(torch.autograd.Function):
-    """The second argument, with the gradient of the first."""
-
-    @staticmethod
-    def forward(ctx: Any, smooth: Tensor, value: Tensor) -> Tensor:
-        return value.clone()
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return gradient, None

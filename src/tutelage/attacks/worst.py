@@ -37,6 +37,11 @@ class Worst(Attack):
                 )
         return self
 
+    @property
+    def gradient_draws(self) -> int | None:
+        """The smallest number of those that follow gradients."""
+        return min((draws for attack in self.attacks if (draws := attack.gradient_draws) is not None), default=None)
+
     def numbers(self, shape: torch.Size) -> int:
         """Those of all attacks."""
         return sum(attack.numbers(shape) for attack in self.attacks)

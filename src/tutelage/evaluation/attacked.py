@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,22 +18,25 @@ from tutelage.attacks.lookup import find_attack
 from tutelage.attacks.norms import NORMS, Norm
 from tutelage.data.data import Split
 from tutelage.data.loader import evaluation_batches, mix_seeds
-from tutelage.errors import NonFiniteError, TutelageError
+from tutelage.errors import NonFiniteError, TutelageError, TutelageWarning
 from tutelage.evaluation.perturbations import perturbation_measures
 from tutelage.evaluation.predict import labelled_samples
 from tutelage.models.modes import eval_mode
 from tutelage.models.outputs import at_least_float32
+from tutelage.models.random_state import seeded
 
 ALARMING = 0.05  # share of samples without a gradient above which an accuracy is refused [our choice]
 GRID = (0.0, *(float(f"{10 ** (k / 8 - 2):.3g}") for k in range(25)))  # radii of curves: 0 and 0.01 to 10
 _ROUNDING = 1e-4  # relative, of distances in float32
+_COMPARED = 8  # samples of which two passes are compared
 
 ATTACK_RESULTS = ("attacks", "robust_accuracy", "attack_curves", "attack_measures", "attack_refusals")
 """The names in ``AttackReport.as_json``."""
 
 _REMEDY = (
     "attack without gradients (square:RADIUS), replace the gradient of the layer that has none "
-    "(SurrogateGradient), or, if the softmax is saturated, attack logits (pgd:RADIUS:loss=margin, den:objective=logits)"
+    "(SurrogateGradient, or bpda=declared if the layer declares a surrogate), or, if the softmax is saturated, attack "
+    "logits (pgd:RADIUS:loss=margin, den:objective=logits)"
 )
 
 
@@ -171,7 +175,8 @@ def evaluate_attacks(
     """Attack every correctly classified sample of a split by each attack.
 
     Threat model: white box, with knowledge of the normalisation; each attack has its own norm and radius, for pixels
-    in [0, 1]. What an attack returns is not trusted: success and distance are computed from the returned input.
+    in [0, 1]. What an attack returns is not trusted: success and distance are computed from the returned input, for a
+    random network by a pass with new random numbers.
 
     Args:
         model: maps raw pixels (B, ...) in [0, 1] to logits; it is on ``device`` already.
@@ -179,9 +184,13 @@ def evaluate_attacks(
         attacks: attacks, or texts such as ``"pgd:0.03"`` (see ``attacks.find_attack``), with a criterion that is not
             targeted.
         device: where to compute.
-        seed: of the random numbers of the attacks, which do not depend on the batch size.
+        seed: of the random numbers of the attacks, which do not depend on the batch size, and of a random network,
+            which do.
         batch_size: images per batch; affects only speed and memory.
         workers: number of processes that read files.
+
+    Warns:
+        TutelageWarning: the network is random, and an attack follows the gradient of a single draw.
 
     Raises:
         TutelageError: no sample has a label, there is no such attack, or one is targeted.
@@ -191,14 +200,43 @@ def evaluate_attacks(
     split = labelled_samples(split)
     correct: list[Tensor] = []
     collected = {text: _Collected(text, attack, seed) for text, attack in named.items()}
-    for batch in evaluation_batches(split, device=device, batch_size=batch_size, workers=workers):
+    for number, batch in enumerate(evaluation_batches(split, device=device, batch_size=batch_size, workers=workers)):
         inputs, labels = batch.inputs, batch.targets
-        right = _predictions(model, inputs) == labels
+        with seeded(mix_seeds(seed, number)):
+            if number == 0:
+                warn_of_single_draws(model, inputs, named)
+            right = _predictions(model, inputs) == labels
         correct.append(right.cpu())
         for part in collected.values():
-            part.add(model, inputs, labels, right)
+            with seeded(mix_seeds(part.seed, number)):
+                part.add(model, inputs, labels, right)
     every = torch.cat(correct)
     return AttackReport(every, MappingProxyType({text: part.result(every) for text, part in collected.items()}))
+
+
+def warn_of_single_draws(model: nn.Module, inputs: Tensor, attacks: Mapping[str, Attack]) -> None:
+    """Warn if two passes of the network on the same inputs differ and an attack follows the gradient of one draw.
+
+    Such an attack follows the noise of the gradient, and its accuracy is far above that under a mean over draws (EOT).
+
+    Args:
+        model: the network.
+        inputs: raw inputs (B, ...), of which a few are compared.
+        attacks: by text.
+    """
+    single = [text for text, attack in attacks.items() if attack.gradient_draws == 1]
+    if not single:
+        return
+    first, second = (_logits(model, inputs[:_COMPARED]) for _ in range(2))
+    if torch.allclose(first, second, rtol=1e-3, atol=1e-4):
+        return
+    warnings.warn(
+        f"the network is random: two passes of the same images differ, and {', '.join(single)} follows the gradient of "
+        "one draw, so that its accuracy is no evidence of robustness; attack the mean over draws (EOT): "
+        "pgd:RADIUS:draws=20",
+        TutelageWarning,
+        stacklevel=2,
+    )
 
 
 def _named(attacks: Sequence[str | Attack] | Mapping[str, Attack]) -> dict[str, Attack]:
@@ -214,9 +252,13 @@ def _named(attacks: Sequence[str | Attack] | Mapping[str, Attack]) -> dict[str, 
     return named
 
 
-def _predictions(model: nn.Module, inputs: Tensor) -> Tensor:
+def _logits(model: nn.Module, inputs: Tensor) -> Tensor:
     with eval_mode(model), torch.no_grad(), torch.autocast(inputs.device.type, enabled=False):
-        logits = at_least_float32(model(inputs))
+        return at_least_float32(model(inputs))
+
+
+def _predictions(model: nn.Module, inputs: Tensor) -> Tensor:
+    logits = _logits(model, inputs)
     if not bool(logits.isfinite().all()):
         raise NonFiniteError("the logits of images without an attack are NaN or infinite; nothing can be attacked")
     return logits.argmax(1)
@@ -227,7 +269,8 @@ class _Collected:
 
     def __init__(self, text: str, attack: Attack, seed: int) -> None:
         self.text, self.attack = text, attack
-        self.generator = torch.Generator().manual_seed(mix_seeds(seed, zlib.crc32(text.encode())))
+        self.seed = mix_seeds(seed, zlib.crc32(text.encode()))
+        self.generator = torch.Generator().manual_seed(self.seed)
         self.success: list[Tensor] = []
         self.measures: list[dict[str, Tensor]] = []
         self.blind, self.failure = 0, ""

@@ -14,6 +14,7 @@ from tutelage.data.data import Data, Split
 from tutelage.data.loader import evaluation_batches
 from tutelage.errors import NonFiniteError, TutelageError
 from tutelage.models.modes import eval_mode
+from tutelage.models.random_state import fixed_draws
 from tutelage.models.tapped import Tapped
 
 
@@ -26,6 +27,7 @@ def predict(
     batch_size: int = 512,
     amp: torch.dtype | None = None,
     workers: int = 2,
+    seed: int = 0,
 ) -> Tensor:
     """Compute the logits of every sample of a split, in order, without augmentation.
 
@@ -37,6 +39,7 @@ def predict(
         batch_size: samples per forward pass; affects only speed and memory.
         workers: number of processes that read files.
         amp: the dtype of autocast; ``None`` computes in the model's dtype, even if the caller has enabled autocast.
+        seed: of the random numbers of a random network.
 
     Returns:
         (N, K), or (N, L, K), float32 on the device: not an inference tensor, so that it can be the target of a loss.
@@ -51,6 +54,7 @@ def predict(
     chunks: list[Tensor] = []
     with (
         eval_mode(model),
+        fixed_draws(model, seed),
         torch.inference_mode(),
         torch.autocast(device.type, dtype=amp, enabled=amp is not None),
     ):

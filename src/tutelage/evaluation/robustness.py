@@ -18,8 +18,10 @@ from tutelage.attacks.gradients import input_gradient, zero_gradients
 from tutelage.data.data import Split
 from tutelage.data.loader import evaluation_batches, mix_seeds
 from tutelage.errors import TutelageError, TutelageWarning
+from tutelage.evaluation.attacked import warn_of_single_draws
 from tutelage.evaluation.predict import labelled_samples
 from tutelage.models.modes import eval_mode
+from tutelage.models.random_state import seeded
 
 ALARMING = 0.05  # share of zero gradients above which a warning is issued [our choice]
 
@@ -106,7 +108,7 @@ def pgd_accuracies(
         workers: number of processes that read files.
 
     Warns:
-        TutelageWarning: a large share of the samples has an input gradient of exactly 0.
+        TutelageWarning: a large share of the samples has an input gradient of exactly 0, or the network is random.
 
     Raises:
         NonFiniteError: a logit or a gradient is NaN or infinite.
@@ -117,22 +119,25 @@ def pgd_accuracies(
         r: torch.Generator().manual_seed(mix_seeds(seed, zlib.crc32(f"{r}".encode()))) for r in sorted(set(radii))
     }
     robust, clean, zero = dict.fromkeys(generators, 0), 0, 0
-    for batch in evaluation_batches(split, device=device, batch_size=batch_size, workers=workers):
-        with eval_mode(model):
-            logits, gradient = input_gradient(model, batch.inputs, batch.targets, loss)
-        correct = logits.argmax(1) == batch.targets
-        clean += int(correct.sum())
-        zero += int(zero_gradients(gradient).sum())
-        images, labels = batch.inputs[correct], batch.targets[correct]
-        for radius, generator in generators.items():
-            if not len(labels):
-                break
-            attack = PGD(radius=radius, steps=steps, restarts=restarts, loss=loss or "ce")
-            adversarial = attack(model, images, labels, generator)
-            with eval_mode(model), torch.no_grad():
-                correct = model(adversarial).argmax(1) == labels
-            images, labels = images[correct], labels[correct]
-            robust[radius] += len(labels)
+    with seeded(seed):  # for random networks
+        for batch in evaluation_batches(split, device=device, batch_size=batch_size, workers=workers):
+            if not clean:
+                warn_of_single_draws(model, batch.inputs, {"--pgd": PGD(radius=0.0)})
+            with eval_mode(model):
+                logits, gradient = input_gradient(model, batch.inputs, batch.targets, loss)
+            correct = logits.argmax(1) == batch.targets
+            clean += int(correct.sum())
+            zero += int(zero_gradients(gradient).sum())
+            images, labels = batch.inputs[correct], batch.targets[correct]
+            for radius, generator in generators.items():
+                if not len(labels):
+                    break
+                attack = PGD(radius=radius, steps=steps, restarts=restarts, loss=loss or "ce")
+                adversarial = attack(model, images, labels, generator)
+                with eval_mode(model), torch.no_grad():
+                    correct = model(adversarial).argmax(1) == labels
+                images, labels = images[correct], labels[correct]
+                robust[radius] += len(labels)
     share = zero / len(split)
     if share > ALARMING:
         warnings.warn(

@@ -29,9 +29,9 @@ from tutelage.errors import TutelageError, one_line, unknown
 from tutelage.fields import validation_error
 from tutelage.methods._description import parameter_text
 from tutelage.models.external.user_code import import_attribute
+from tutelage.models.random_state import seeded
 from tutelage.models.tapped import Tapped
 from tutelage.tasks import find_task
-from tutelage.training.checkpoint import seeded
 from tutelage.training.run import Run
 from tutelage.trust import Trust, check_trusted
 

@@ -6,6 +6,7 @@ import copy
 
 import torch
 
+from tutelage.errors import TutelageError
 from tutelage.models.tapped import Tapped
 from tutelage.training.run import Run
 
@@ -28,3 +29,12 @@ def start_from_teacher(run: Run, student: Tapped, teacher: Tapped) -> bool:
         pass
     student.module.load_state_dict(initial)
     return False
+
+
+def another_network(student: Tapped, teacher: Tapped, otherwise: str) -> TutelageError:
+    """The error of the setting ``start=teacher`` where ``start_from_teacher`` is False; ``otherwise`` is a remedy."""
+    return TutelageError(
+        f"start=teacher copies the teacher's weights, but the student, {type(student.module).__name__}, is another "
+        f"network than the teacher, {type(teacher.module).__name__}, or has another normalisation; use the same, "
+        f"or start={otherwise}"
+    )

@@ -10,15 +10,13 @@ from __future__ import annotations
 import hashlib
 import io
 import pickle
-import random
 import re
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from tutelage.errors import TutelageWarning, one_line
@@ -105,52 +103,3 @@ def read(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict):
         raise ValueError(f"it holds a {type(state).__name__}")
     return state
-
-
-def rng_state() -> dict[str, Any]:
-    """The state of every global random generator: torch's on CPU and GPUs, NumPy's, Python's."""
-    numpy_state = np.random.get_state(legacy=False)
-    return {
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        "numpy": {
-            "key": torch.from_numpy(numpy_state["state"]["key"].astype(np.int64)),
-            "pos": int(numpy_state["state"]["pos"]),
-            "has_gauss": int(numpy_state["has_gauss"]),
-            "gauss": float(numpy_state["gauss"]),
-        },
-        "python": random.getstate(),
-    }
-
-
-def restore_rng_state(state: dict[str, Any]) -> None:
-    """Restore every global random generator to a state from ``rng_state``."""
-    torch.set_rng_state(state["torch"])
-    if state["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["cuda"])
-    saved = state["numpy"]
-    np.random.set_state(
-        ("MT19937", saved["key"].numpy().astype(np.uint32), saved["pos"], saved["has_gauss"], saved["gauss"])
-    )
-    version, internal, gauss = state["python"]
-    random.setstate((version, tuple(internal), gauss))
-
-
-@contextmanager
-def rng_state_restored() -> Iterator[None]:
-    """A context that restores every global random generator at its end."""
-    before = rng_state()
-    try:
-        yield
-    finally:
-        restore_rng_state(before)
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """A context that seeds every global random generator, and restores them at its end."""
-    with rng_state_restored():
-        torch.manual_seed(seed)
-        np.random.seed(seed % 2**32)
-        random.seed(seed)
-        yield

@@ -13,9 +13,10 @@ from tutelage.data.data import Data, Split
 from tutelage.data.loader import mix_seeds
 from tutelage.data.orders import Order, shuffled
 from tutelage.errors import NETWORK_ERRORS, TutelageError, one_line
+from tutelage.models.random_state import seeded
 from tutelage.tasks import Task, find_task
 from tutelage.training.batch_changes import check_changes
-from tutelage.training.checkpoint import Checkpoints, seeded
+from tutelage.training.checkpoint import Checkpoints
 from tutelage.training.execution import Execution
 from tutelage.training.learner import Learner
 from tutelage.training.loop import Loop, Record

@@ -15,9 +15,9 @@ from tutelage.config import Recipe
 from tutelage.data.batch import Batch
 from tutelage.data.data import Data
 from tutelage.errors import TutelageError
+from tutelage.models.random_state import restore_rng_state, rng_state
 from tutelage.tasks import Task
 from tutelage.training.averages import Averages
-from tutelage.training.checkpoint import restore_rng_state, rng_state
 from tutelage.training.compiling import Compiling
 from tutelage.training.execution import Execution
 from tutelage.training.finite import FiniteChecks

@@ -10,10 +10,10 @@ from torch import nn
 from tutelage.config import Recipe
 from tutelage.data.data import Data
 from tutelage.errors import TutelageError
+from tutelage.models.random_state import rng_state_restored
 from tutelage.models.state import check_state, shared_tensors, shared_tensors_error
 from tutelage.tasks import Task
 from tutelage.training.batch_changes import BatchChanges
-from tutelage.training.checkpoint import rng_state_restored
 from tutelage.training.depth import layer_factors
 from tutelage.training.dry_run import dry_run, example_batch
 from tutelage.training.execution import Execution

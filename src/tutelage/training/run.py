@@ -18,12 +18,13 @@ from tutelage.errors import NETWORK_ERRORS, TutelageError, one_line
 from tutelage.evaluation.predict import predict, predict_roles
 from tutelage.files import atomic_write
 from tutelage.models import zoo
+from tutelage.models.random_state import rng_state_restored, seeded
 from tutelage.models.state import dtype_hint, shared_tensors, shared_tensors_error
 from tutelage.models.tapped import Tapped
 from tutelage.sources import Frozen, TeacherCache
 from tutelage.tasks import Task, find_task, task_of_network
 from tutelage.terms.term import Term, Weighted
-from tutelage.training.checkpoint import Checkpoints, rng_state_restored, seeded
+from tutelage.training.checkpoint import Checkpoints
 from tutelage.training.execution import Execution
 from tutelage.training.fit import FitResult, fit, make_loop
 from tutelage.training.hardware import place

@@ -8,9 +8,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from tutelage.attacks.attack import Attack
+from tutelage.attacks.attack import BPDA, Attack, Draws
 from tutelage.attacks.gradients import input_gradient, without_gradient
 from tutelage.attacks.norms import Norm, distance
+from tutelage.attacks.surrogates import DECLARED
 
 _FIRST, _SECOND, _EPSILON = 0.9, 0.999, 1e-8  # of the averages of the gradient and its square
 _FASTER = ((2000, 5.0), (3500, 25.0))  # after so many iterations, the step size is so many times as large
@@ -54,7 +55,8 @@ class DEN(Attack):
     delay: Literal["while_successful", "until_first_success"] = Field(
         default="while_successful", description="when the elastic net acts"
     )
-    draws: int = Field(default=1, ge=1, description="passes per step of a random network, whose gradient is averaged")
+    draws: Draws = 1
+    bpda: BPDA = DECLARED
 
     def search(self, model: nn.Module, inputs: Tensor, labels: Tensor, uniform: Tensor) -> Tensor:
         """See the class."""
@@ -64,7 +66,9 @@ class DEN(Attack):
         age = torch.zeros_like(labels)  # iterations since the first success
         for step in range(1, self.steps + 2):  # one more evaluation than steps
             centre = inputs[indices]
-            logits, gradient = input_gradient(model, images, labels[indices], self._shortfall, draws=self.draws)
+            logits, gradient = input_gradient(
+                model, images, labels[indices], self._shortfall, draws=self.draws, bpda=self.bpda
+            )
             success = self.criterion.success(logits, labels[indices])
             length = distance(centre, images, self.norm)
             better = success & (length < nearest[indices])
@@ -89,7 +93,7 @@ class DEN(Attack):
 
     def blind(self, model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
         """Where the gradient of g is 0 or NaN at the input, unless it is adversarial already."""
-        return without_gradient(model, inputs, labels, self._shortfall, draws=self.draws)
+        return without_gradient(model, inputs, labels, self._shortfall, draws=self.draws, bpda=self.bpda)
 
     def _shortfall(self, logits: Tensor, labels: Tensor) -> Tensor:
         outputs = logits.softmax(1) if self.objective == "probabilities" else logits

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from pydantic import Field
 from torch import Tensor, nn
 
-from tutelage.attacks.attack import Attack, Radius
+from tutelage.attacks.attack import BPDA, Attack, Draws, Radius
 from tutelage.attacks.gradients import input_gradient, without_gradient
 from tutelage.attacks.norms import Norm, project
+from tutelage.attacks.surrogates import DECLARED
 
 
 class FGSM(Attack):
@@ -21,18 +21,19 @@ class FGSM(Attack):
     norms: ClassVar[tuple[Norm, ...]] = ("linf",)
 
     radius: Radius
-    draws: int = Field(default=1, ge=1, description="passes of a random network, whose gradient is averaged")
+    draws: Draws = 1
+    bpda: BPDA = DECLARED
 
     def search(self, model: nn.Module, inputs: Tensor, labels: Tensor, uniform: Tensor) -> Tensor:
         """See the class."""
-        logits, gradient = input_gradient(model, inputs, labels, self.criterion.loss, draws=self.draws)
+        logits, gradient = input_gradient(model, inputs, labels, self.criterion.loss, draws=self.draws, bpda=self.bpda)
         moved = project(inputs + self.radius * gradient.sign(), inputs, self.norm, self.radius)
         done = self.criterion.success(logits, labels).view(-1, *[1] * (inputs.ndim - 1))
         return inputs.where(done, moved)
 
     def blind(self, model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
         """Where the gradient of the cross-entropy is 0 or NaN."""
-        return without_gradient(model, inputs, labels, self.criterion.loss, draws=self.draws)
+        return without_gradient(model, inputs, labels, self.criterion.loss, draws=self.draws, bpda=self.bpda)
 
 
 ATTACK = FGSM

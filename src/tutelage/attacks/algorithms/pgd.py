@@ -10,11 +10,11 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from tutelage.attacks.attack import Attack, Radius
+from tutelage.attacks.attack import BPDA, Attack, Draws, Radius
 from tutelage.attacks.criteria import Loss, margin
-from tutelage.attacks.gradients import input_gradient, without_gradient
+from tutelage.attacks.gradients import input_gradient, mean_prediction, without_gradient
 from tutelage.attacks.norms import project, steepest
-from tutelage.models.outputs import at_least_float32
+from tutelage.attacks.surrogates import DECLARED
 
 
 class PGD(Attack):
@@ -23,6 +23,9 @@ class PGD(Attack):
     From x_0 drawn uniformly around the image, x <- P(x + step_size s(dL/dx)), where s is the steepest step of norm 1
     (sign for ``linf``) and P projects onto the ball and [0, 1]. A sample stops as soon as it is adversarial. If none
     of its restarts succeeds, the result is the visited point with the largest margin of the criterion.
+
+    With several ``draws``, L is that of single passes, averaged (EOT), the margin is that of the mean prediction, and
+    no sample stops early: the result is the visited point with the largest margin.
 
     L is the cross-entropy (``ce``), the margin in logits, whose gradient does not vanish with a saturated softmax, or
     your own function of logits (B, C) and labels (B,).
@@ -37,7 +40,8 @@ class PGD(Attack):
     )
     restarts: int = Field(default=1, ge=1, description="the number of random starts; the worst result counts")
     loss: Literal["ce", "margin"] | Callable[..., Any] = Field(default="ce", description="what it maximises")
-    draws: int = Field(default=1, ge=1, description="passes per step of a random network, whose gradient is averaged")
+    draws: Draws = 1
+    bpda: BPDA = DECLARED
 
     def numbers(self, shape: torch.Size) -> int:
         """One per start and value."""
@@ -47,7 +51,7 @@ class PGD(Attack):
         """See the class."""
         step_size = 2.5 * self.radius / self.steps if self.step_size is None else self.step_size
         starts = (2 * uniform.view(len(inputs), self.restarts, *inputs.shape[1:]) - 1) * self.radius
-        logits = at_least_float32(model(inputs))
+        logits = mean_prediction(model, inputs, self.draws)
         worst, closest = inputs.clone(), self.criterion.margin(logits, labels)
         standing = ~self.criterion.success(logits, labels)
         for start in starts.unbind(1):
@@ -57,9 +61,12 @@ class PGD(Attack):
                 if not len(indices):
                     break
                 images = project(images, inputs[indices], self.norm, self.radius)
-                logits, gradient = input_gradient(model, images, labels[indices], self._loss, draws=self.draws)
+                logits, gradient = input_gradient(
+                    model, images, labels[indices], self._loss, draws=self.draws, bpda=self.bpda
+                )
                 margins = self.criterion.margin(logits, labels[indices])
-                success = self.criterion.success(logits, labels[indices])
+                # A random network that errs once may be right in the next pass.
+                success = self.criterion.success(logits, labels[indices]) & (self.draws == 1)
                 better = success | (margins > closest[indices])
                 worst[indices[better]], closest[indices[better]] = images[better], margins[better]
                 standing[indices] = ~success
@@ -69,7 +76,7 @@ class PGD(Attack):
 
     def blind(self, model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
         """Where the gradient of L is 0 or NaN at the input."""
-        return without_gradient(model, inputs, labels, self._loss, draws=self.draws)
+        return without_gradient(model, inputs, labels, self._loss, draws=self.draws, bpda=self.bpda)
 
     @property
     def _loss(self) -> Loss:

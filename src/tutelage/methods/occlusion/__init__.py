@@ -15,7 +15,7 @@ from tutelage.data.orders import PK
 from tutelage.errors import TutelageError
 from tutelage.evaluation.predict import labelled_samples
 from tutelage.methods import Positive, Share, method
-from tutelage.methods._start import start_from_teacher
+from tutelage.methods._start import another_network, start_from_teacher
 from tutelage.methods.occlusion.fronts.occlude import Half, normalised_black
 from tutelage.methods.occlusion.svm import fit_scale, select_svm
 from tutelage.methods.occlusion.triplet import CrossTriplets, cross_triplets
@@ -143,11 +143,7 @@ def train_students(
     order(run.data.train.labels, run.recipe.batch_size, torch.Generator())  # raises if batches are too small
     same_network = start != "trained" and start_from_teacher(run, student, teacher)
     if start == "teacher" and not same_network:
-        raise TutelageError(
-            f"start=teacher copies the teacher's weights, but the student, {type(student.module).__name__}, is another "
-            f"network than the teacher, {type(teacher.module).__name__}, or has another normalisation; use the same, "
-            "or start=trained"
-        )
+        raise another_network(student, teacher, "trained")
     run.note(start="teacher" if same_network else "trained")
     if not same_network:
         run.fit(Learner(student, None, {"ce": CrossEntropy()}))

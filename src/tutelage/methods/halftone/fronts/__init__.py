@@ -1,0 +1,1 @@
+"""Fronts of networks for this method."""
