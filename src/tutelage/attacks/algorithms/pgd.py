@@ -25,7 +25,7 @@ class PGD(Attack):
     of its restarts succeeds, the result is the visited point with the largest margin of the criterion.
 
     With several ``draws``, L is that of single passes, averaged (EOT), the margin is that of the mean prediction, and
-    no sample stops early: the result is the visited point with the largest margin.
+    every sample takes all steps: the result is the visited point with the largest margin.
 
     L is the cross-entropy (``ce``), the margin in logits, whose gradient does not vanish with a saturated softmax, or
     your own function of logits (B, C) and labels (B,).
@@ -53,7 +53,8 @@ class PGD(Attack):
         starts = (2 * uniform.view(len(inputs), self.restarts, *inputs.shape[1:]) - 1) * self.radius
         logits = mean_prediction(model, inputs, self.draws)
         worst, closest = inputs.clone(), self.criterion.margin(logits, labels)
-        standing = ~self.criterion.success(logits, labels)
+        # A random network that errs once may be right in the next pass.
+        standing = ~(self.criterion.success(logits, labels) & (self.draws == 1))
         for start in starts.unbind(1):
             indices = standing.nonzero().squeeze(1)
             images = inputs[indices] + start[indices]
@@ -65,7 +66,6 @@ class PGD(Attack):
                     model, images, labels[indices], self._loss, draws=self.draws, bpda=self.bpda
                 )
                 margins = self.criterion.margin(logits, labels[indices])
-                # A random network that errs once may be right in the next pass.
                 success = self.criterion.success(logits, labels[indices]) & (self.draws == 1)
                 better = success | (margins > closest[indices])
                 worst[indices[better]], closest[indices[better]] = images[better], margins[better]

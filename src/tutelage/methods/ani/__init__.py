@@ -69,7 +69,8 @@ def ani(
         alpha: lambda [inferred]; with 0 the teacher gives its weights alone.
         temperature: T [inferred].
         adversarial: whether x of the student, but not of the teacher, is attacked by PGD as in adversarial training.
-        radius, step_size, steps: of this attack, in the pixels' range [0, 1].
+        radius, step_size: of this attack, in the pixels' range [0, 1].
+        steps: of this attack.
 
     Evidence: the abstract (initialisation from the teacher, noise from statistics of the mini-batch, the degree of
     stochasticity). The form of the noise, its places, the loss and the schedule are [inferred], partly from the code

@@ -40,8 +40,8 @@ class AdaptiveNoise(nn.Module):
         h~ = h + s sigma eps,   eps ~ N(0, 1) for each element
 
     sigma is the ``deviation`` of h, without a gradient: of the batch in train mode, and in eval mode of the batch or a
-    running average (momentum 0.1; the batch's before the first training batch). So Var(h~ - h) = s^2 sigma^2, a
-    signal-to-noise ratio of 1 / s^2 for any scale of h.
+    running average (the mean of the first ten training batches, then of momentum 0.1; before these, the batch's). So
+    Var(h~ - h) = s^2 sigma^2, a signal-to-noise ratio of 1 / s^2 for any scale of h.
 
     Args:
         scale: s, at least 0.
@@ -97,9 +97,9 @@ class AdaptiveNoise(nn.Module):
         current = deviation(values, self.axis, self.per)
         if self.training:
             self.batches += 1
-            self.sigma.lerp_(current.to(self.sigma), (1 / self.batches).clamp(min=MOMENTUM))
+            self.sigma.lerp_(current.to(self.sigma.dtype), (1 / self.batches).clamp(min=MOMENTUM))
             return current
-        return current if self.source == "batch" else self.sigma.to(current).where(self.batches > 0, current)
+        return current if self.source == "batch" else self.sigma.to(current.dtype).where(self.batches > 0, current)
 
     def extra_repr(self) -> str:
         """The settings that ``print`` displays."""

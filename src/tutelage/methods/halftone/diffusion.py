@@ -39,8 +39,12 @@ def nearest_level(values: Tensor, levels: int = 2) -> Tensor:
     return torch.stack(above).sum(0) / (levels - 1)
 
 
-def soft_level(values: Tensor, levels: int = 2, slope: float = 10.0) -> Tensor:
-    """``nearest_level`` with sigmoids of this slope, relative to the distance of levels, in place of its steps."""
+def soft_level(values: Tensor, levels: int = 2, slope: float = 8.0) -> Tensor:
+    """``nearest_level`` with sigmoids of this slope, relative to the distance of levels, in place of its steps.
+
+    With the error e = v - o, |de/dv| = |1 - slope sigmoid'| <= 1 for two levels and slopes up to 8, so that gradients
+    of diffused errors do not explode.
+    """
     above = [(slope * ((levels - 1) * values - step + 0.5)).sigmoid() for step in range(1, levels)]
     return torch.stack(above).sum(0) / (levels - 1)
 

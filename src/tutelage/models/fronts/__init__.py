@@ -4,6 +4,10 @@ A kind is a part (``tutelage.parts``): a file with a function ``build(example, *
 It returns the ``nn.Module`` that transforms the network's inputs (B, ...), after normalisation. Settings are text,
 numbers and flat lists of these, since weights files store them; ``build`` checks them and raises ``TutelageError``. The
 operation ``front`` attaches the module.
+
+A module that is not differentiable declares surrogate gradients for attacks: an attribute ``surrogates``, a mapping from
+names to differentiable functions of its input with outputs of the same shape, the default first. One that draws random
+numbers in eval mode has an attribute ``is_random`` that is true.
 """
 
 from __future__ import annotations
