@@ -146,7 +146,7 @@ def test_half_precision() -> None:
     torch.testing.assert_close(result.float(), expected, rtol=0.02, atol=0.05)
 
 
-def test_a_learnable_scale_starts_where_told_and_has_the_gradient_of_softplus() -> None:
+def test_a_learnable_scale_has_its_initial_value_and_the_gradient_of_softplus() -> None:
     for scale in (0.05, 0.25, 3.0):
         layer = AdaptiveNoise(scale, 2, learnable=True)
         assert layer.rho is not None

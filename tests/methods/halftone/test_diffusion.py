@@ -120,9 +120,9 @@ def test_densities_equal_those_of_pillow(kind: str) -> None:
     expected = torch.from_numpy(np.array(Image.fromarray(levels.numpy(), "L").convert("1"))).float()
     dots, _ = diffused((levels / 255)[None, None], FLOYD, nearest_level)
     assert abs(float(dots.mean() - expected.mean())) < 0.01
-    pooled, theirs = (torch.nn.functional.avg_pool2d(part.view(1, 1, 64, 64), 8) for part in (dots, expected))
-    assert (pooled - theirs).abs().max() < 0.1
-    assert (pooled - theirs).abs().mean() < 0.02
+    pooled, by_pillow = (torch.nn.functional.avg_pool2d(part.view(1, 1, 64, 64), 8) for part in (dots, expected))
+    assert (pooled - by_pillow).abs().max() < 0.1
+    assert (pooled - by_pillow).abs().mean() < 0.02
 
 
 def test_soft_levels_approach_the_levels_and_have_gradients() -> None:

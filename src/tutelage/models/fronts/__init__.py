@@ -5,9 +5,9 @@ It returns the ``nn.Module`` that transforms the network's inputs (B, ...), afte
 numbers and flat lists of these, since weights files store them; ``build`` checks them and raises ``TutelageError``. The
 operation ``front`` attaches the module.
 
-A module that is not differentiable declares surrogate gradients for attacks: an attribute ``surrogates``, a mapping from
-names to differentiable functions of its input with outputs of the same shape, the default first. One that draws random
-numbers in eval mode has an attribute ``is_random`` that is true.
+A module that is not differentiable declares surrogate gradients for attacks: an attribute ``surrogates``, a mapping
+from names to differentiable functions of its input with outputs of the same shape, the default first. One that draws
+random numbers in eval mode has an attribute ``is_random`` that is true.
 """
 
 from __future__ import annotations

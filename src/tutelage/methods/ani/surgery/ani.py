@@ -75,7 +75,7 @@ def _places(network: nn.Module, example: Tensor) -> Iterator[tuple[str, int, int
     classifier = find_classifier(network, example)
     traced = trace_layers(network, example)
     norms = [layer for layer in traced if isinstance(network.get_submodule(layer.name), _BatchNorm)]
-    seen = set()
+    seen: set[str] = set()
     for layer in traced:
         module = network.get_submodule(layer.name)
         if layer.name in {classifier, *seen} or not isinstance(module, _ConvNd | nn.Linear):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 from typing import Literal, get_args
 
 import torch
@@ -17,6 +18,11 @@ from tutelage.text import value_text
 
 Operator = Literal["floyd_steinberg", "jarvis", "bayer", "random"]
 Training = Literal["plain", "halftone", "hybrid"]
+
+_IN_TRAINING: Mapping[Training, slice] = MappingProxyType(
+    {"plain": slice(0, 0), "halftone": slice(None), "hybrid": slice(None, None, 2)}
+)
+"""The rows of a batch that are halftoned in train mode."""
 
 BLUR = 1.0  # standard deviation of the surrogate "blur", in pixels
 _REACH = 3  # pixels of its kernel on each side
@@ -69,15 +75,12 @@ class Halftone(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, C, H, W), normalised, to (B, C, factor H, factor W), normalised."""
-        images = self.enlarged(images)
-        if self.training and self.training_mode == "plain":
-            return images
+        result = self.enlarged(images).clone()
+        rows = _IN_TRAINING[self.training_mode] if self.training else slice(None)
         with torch.no_grad():
-            dots = self._dots(images, partial(nearest_level, levels=self.levels))
-        if not self.training or self.training_mode == "halftone":
-            return dots
-        even = torch.arange(len(images), device=images.device)[:, None, None, None] % 2 == 0
-        return torch.where(even, dots, images)
+            dots = self._dots(result[rows], partial(nearest_level, levels=self.levels))
+        result[rows] = dots
+        return result
 
     @property
     def surrogates(self) -> Mapping[str, Callable[[Tensor], Tensor]]:
