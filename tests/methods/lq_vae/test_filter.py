@@ -68,7 +68,7 @@ def test_the_classifier_has_its_own_roles_and_keys(filtered: Tapped, tiny_model:
 
 
 def test_its_gradient_is_zero_and_the_evaluation_refuses_it(filtered: Tapped, tiny_data: Data) -> None:
-    attack = PGD(radius=0.1, loss="margin")
+    attack = PGD(radius=0.1, loss="margin", bpda="none")
     with torch.enable_grad():
         inputs = images().requires_grad_()
         value = filtered(inputs).square().sum()
@@ -79,6 +79,7 @@ def test_its_gradient_is_zero_and_the_evaluation_refuses_it(filtered: Tapped, ti
     assert "100% of the" in report.results["pgd"].refusal
     assert report.results["pgd"].accuracy is None
     assert not report.results["square"].refusal
+    assert not attack.replace(bpda="declared").blind(filtered, images(), torch.zeros(6, dtype=torch.long)).any()
 
 
 @pytest.mark.parametrize("name", ["soft100", "soft20", "soft5", "straight", "identity"])
