@@ -139,7 +139,7 @@ over-confident network, and for which weight? Only the abstract could be read.
 held-out images for temperature scaling alone, and the remaining 1,547 as the test split, newly divided for each seed.
 An MLP with hidden layers 128-128; 60 epochs with batches of 50 and a learning rate of 0.05, no augmentation. The
 autoencoder (16 latents, trained on the 150 images) and the latent classifier are those of the defaults, with 250
-epochs, and shared by the rows of a seed. Paired seeds. No number was tuned on them; all weights are shown.
+epochs, and shared by the rows of a seed. Paired seeds. The weight was not tuned: all of them are shown.
 
 *uniform*, *early*, *boundary* are the choices of a point of each path, with the weight of the decoded images;
 *reconstructions* is the control without a path (K = 0): decoded images with their soft labels. ECE has 15 bins. The

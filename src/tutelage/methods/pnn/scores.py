@@ -92,7 +92,7 @@ def leave_one_out_sigma(exemplars: Tensor, present: Tensor) -> float:
     that, too. It is searched from a thousandth to ten times the root mean square distance.
 
     Which likelihood the paper means is unknown. That of the embeddings under their class's density gives a bandwidth
-    that is too small by a factor of 6 on digits: it assumes that the samples fill all dimensions of the embedding.
+    that is too small by a factor of 8 on digits (.23 against 1.78 for one network): it assumes that the samples fill all dimensions of the embedding.
 
     Args:
         exemplars: (C, K, D).
