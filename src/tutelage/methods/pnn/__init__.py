@@ -94,13 +94,13 @@ def pnn(
 
 
 def exemplar_rows(run: Run, per_class: int) -> Tensor:
-    """The rows of the training split that are exemplars, (C, K) int64, -1 where a class has fewer; K is at most ``per_class``.
+    """The rows of the training split that are exemplars, (C, K) int64, -1 where a class has fewer.
 
-    They depend on the seed and the labels. Soft labels count as their largest class.
+    K is at most ``per_class``. They depend on the seed and the labels. Soft labels count as their largest class.
 
     Raises:
         TutelageError: a class has no sample.
-    """  # noqa: E501
+    """
     labels = hard_labels(run.data.train.labels).cpu()
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(mix_seeds(run.seed, 3)))
     chosen = [order[labels[order] == label][:per_class] for label in range(run.data.num_classes)]
