@@ -85,14 +85,16 @@ def parzen_cross_entropy(log_scores: Tensor, labels: Tensor, background: float =
 def leave_one_out_sigma(exemplars: Tensor, present: Tensor) -> float:
     """The bandwidth with the largest leave-one-out likelihood of the exemplars' classes.
 
-        minimum over sigma of   - 1/n sum_i sum_c q_ic log(S_c(h_i) / sum_c' S_c'(h_i)),   q_i = (n onehot(y_i) + 1/C) / (n + 1)
+        minimum over sigma of   - 1/n sum_i sum_c q_ic log(S_c(h_i) / sum_c' S_c'(h_i)),
+        q_i = (n onehot(y_i) + 1/C) / (n + 1)
 
     where S(h_i) is without the exemplar i: with it, sigma -> 0 would have likelihood 1. The labels are smoothed by one
     sample in n + 1, as in Platt scaling (1999), since for well separated classes sigma -> 0 would be best without
     that, too. It is searched from a thousandth to ten times the root mean square distance.
 
     Which likelihood the paper means is unknown. That of the embeddings under their class's density gives a bandwidth
-    that is too small by a factor of 8 on digits (.23 against 1.78 for one network): it assumes that the samples fill all dimensions of the embedding.
+    that is too small by a factor of 8 on digits (.23 against 1.78 for one network): it assumes that the samples fill
+    all dimensions of the embedding.
 
     Args:
         exemplars: (C, K, D).
@@ -100,7 +102,7 @@ def leave_one_out_sigma(exemplars: Tensor, present: Tensor) -> float:
 
     Returns:
         sigma; 1 if all exemplars are equal. At most 1000 exemplars, evenly spaced, enter the sum.
-    """  # noqa: E501
+    """
     squares, counts, labels = _leave_one_out(exemplars.double(), present)
     own = labels[:, None] == torch.arange(len(exemplars))
     usable = (counts.any(2) & own).any(1)  # whose class has another exemplar
