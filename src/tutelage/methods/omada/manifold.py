@@ -14,7 +14,6 @@ from tutelage.data.modality import Vectors
 from tutelage.data.split import Split
 from tutelage.data.stratified import stratified_split
 from tutelage.evaluation.temperature import fitted_temperature
-from tutelage.models.networks.autoencoder import Autoencoder
 from tutelage.models.outputs import Outputs
 from tutelage.models.tapped import Tapped
 from tutelage.terms import CrossEntropy
@@ -122,10 +121,9 @@ def trained_manifold(run: Run, latent: int, width: float, penalty: float, epochs
     autoencoder = trained_autoencoder(run, latent, width, penalty, epochs)
     latents, labels = latents_of(run, autoencoder, run.data.train), hard_labels(run.data.train.labels).cpu()
     classifier, notes = trained_classifier(run, latents, labels, epochs)
-    device, network = autoencoder.mean.device, autoencoder.module
-    assert isinstance(network, Autoencoder)
+    device = autoencoder.mean.device
     return Manifold(
-        network.decoder,
+        autoencoder.module.get_submodule("decoder"),
         classifier,
         latents.to(device),
         labels.to(device),
