@@ -124,6 +124,13 @@ def test_layers_that_mix_units_are_not_prunable() -> None:
 def test_two_units_remain() -> None:
     network = nn.Sequential(nn.Flatten(), nn.Linear(64, 2), nn.ReLU(), nn.Linear(2, 3))
     assert prunable(network, EXAMPLE) == []
+    group = group_of(network, "1", EXAMPLE)
+    assert group
+    assert group.consumers["3"].tolist() == [[0], [1]]
+
+
+def test_a_single_unit_has_no_group() -> None:
+    assert group_of(nn.Sequential(nn.Flatten(), nn.Linear(64, 1), nn.ReLU(), nn.Linear(1, 3)), "1", EXAMPLE) is None
 
 
 def test_detection_does_not_change_network(state_of: Any, changed: Any) -> None:

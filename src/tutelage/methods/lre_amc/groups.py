@@ -56,13 +56,13 @@ def prunable(network: nn.Module, example: Tensor) -> list[str]:
 
 
 def group_of(network: nn.Module, layer: str, example: Tensor) -> Group | None:
-    """The group of a layer; ``None`` if the following layers do not read its units through separate channels.
+    """The group of a layer; ``None`` if it has one unit, or the next layers do not read its units separately.
 
     In one batch, sample 2b has NaN in the units whose number has bit b set, and sample 2b + 1 in all others. A channel
     that depends on a single unit is NaN in exactly one sample of each pair, and these bits are the unit's number.
     """
     producer = network.get_submodule(layer)
-    if not _weighted(producer) or layer_sizes(producer)[1] <= MIN_UNITS:
+    if not _weighted(producer) or layer_sizes(producer)[1] < MIN_UNITS:
         return None
     units = layer_sizes(producer)[1]
     bits = (units - 1).bit_length()
@@ -223,7 +223,7 @@ def _takes_constant(consumer: nn.Module) -> bool:
 
 def _is_whole(network: nn.Module, layer: str, example: Tensor) -> bool:
     group = group_of(network, layer, example)
-    if group is None:
+    if group is None or group.units <= MIN_UNITS:
         return False
     unread, smaller = copy.deepcopy(network), copy.deepcopy(network)
     with torch.no_grad():
