@@ -18,8 +18,9 @@ from tutelage.data import Data
 from tutelage.data.configured import load_data
 from tutelage.evaluation import evaluate
 from tutelage.evaluation.cost import flops, parameters
-from tutelage.methods.lre_amc.groups import Group, compensate, drop, group_of, second_moments
+from tutelage.methods.lre_amc.compensation import compensate, second_moments
 from tutelage.methods.lre_amc.redundancy import eliminate
+from tutelage.models.groups import Group, drop, group_of
 from tutelage.models.load import make_model
 from tutelage.models.tapped import Tapped
 from tutelage.report.markdown import Column

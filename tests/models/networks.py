@@ -204,3 +204,34 @@ def captured_by_hooks(model: Tapped, layers: Mapping[str, str]) -> dict[str, Ten
     for handle in handles:
         handle.remove()
     return activations
+
+
+def sequential_network() -> nn.Sequential:
+    """Sequential convolutions, pooling, flattening, a hidden layer; in-place activations."""
+    return nn.Sequential(
+        nn.Conv2d(1, 5, 3, padding=1, bias=False),
+        nn.BatchNorm2d(5),
+        nn.ReLU(inplace=True),
+        nn.MaxPool2d(2),
+        nn.Conv2d(5, 6, 3),
+        nn.ReLU6(),
+        nn.Flatten(),
+        nn.BatchNorm1d(24),
+        nn.Dropout(0.5, inplace=True),
+        nn.Linear(24, 7),
+        nn.GELU(),
+        nn.Linear(7, 3),
+    )
+
+
+def with_statistics(network: nn.Module) -> nn.Module:
+    """With non-trivial statistics and scales."""
+    generator = torch.Generator().manual_seed(1)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+            for tensor in (module.weight.data, module.running_var):
+                assert tensor is not None
+                tensor.copy_(0.5 + torch.rand(len(tensor), generator=generator))
+            assert module.running_mean is not None
+            module.running_mean.copy_(torch.randn(len(module.running_mean), generator=generator))
+    return network.eval()

@@ -17,8 +17,9 @@ from tutelage.evaluation.metrics import accuracy
 from tutelage.evaluation.predict import labelled_samples
 from tutelage.methods import Positive, Share, method
 from tutelage.methods._start import start_from_teacher
-from tutelage.methods.lre_amc.groups import MIN_UNITS, compensate, drop, group_of, prunable, second_moments
+from tutelage.methods.lre_amc.compensation import compensate, second_moments
 from tutelage.methods.lre_amc.redundancy import eliminate
+from tutelage.models.groups import MIN_UNITS, drop, group_of, prunable
 from tutelage.models.tapped import Tapped
 from tutelage.sources import Frozen
 from tutelage.terms import CrossEntropy, labels_and_soft_targets

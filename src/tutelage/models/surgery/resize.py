@@ -16,8 +16,8 @@ def apply(network: nn.Module, example: Tensor, *, layer: str, inputs: int, outpu
     Args:
         network: it is changed and returned.
         example: not used.
-        layer: the name of an ``nn.Conv2d`` of one group, an ``nn.Linear`` or a batch normalisation (whose two sizes are
-            equal).
+        layer: the name of an ``nn.Conv2d`` of one group, an ``nn.Linear``, or a batch normalisation or a depthwise
+            convolution (whose two sizes are equal).
         inputs, outputs: the number of channels or features; the first ones remain.
 
     Raises:
@@ -28,8 +28,8 @@ def apply(network: nn.Module, example: Tensor, *, layer: str, inputs: int, outpu
     module = network.get_submodule(layer)
     if not resizable(module):
         raise TutelageError(
-            f"layer {layer!r} is a {type(module).__name__}; only a Conv2d of one group, a Linear or a batch "
-            "normalisation can be resized"
+            f"layer {layer!r} is a {type(module).__name__}; only a Conv2d of one group or a depthwise one, a Linear "
+            "or a batch normalisation can be resized"
         )
     sizes = layer_sizes(module)
     for name, new, old in (("inputs", inputs, sizes[0]), ("outputs", outputs, sizes[1])):
@@ -41,8 +41,14 @@ def apply(network: nn.Module, example: Tensor, *, layer: str, inputs: int, outpu
 
 def resizable(module: nn.Module) -> bool:
     """Whether ``select_units`` supports this layer: by its type, and if it has only a weight and a bias."""
-    supported = isinstance(module, nn.Linear | _BatchNorm) or (isinstance(module, nn.Conv2d) and module.groups == 1)
+    convolution = isinstance(module, nn.Conv2d) and (module.groups == 1 or depthwise(module))
+    supported = convolution or isinstance(module, nn.Linear | _BatchNorm)
     return supported and {name for name, _ in module.named_parameters()} <= {"weight", "bias"}
+
+
+def depthwise(module: nn.Module) -> bool:
+    """Whether a layer is a convolution with a filter of its own for each of several channels."""
+    return isinstance(module, nn.Conv2d) and 1 < module.groups == module.in_channels == module.out_channels
 
 
 def layer_sizes(module: nn.Module) -> tuple[int, int]:
@@ -56,7 +62,8 @@ def select_units(
 ) -> None:
     """Keep only these inputs and outputs (int64 indices) of a layer, in this order; ``None`` keeps all.
 
-    For a batch normalisation give outputs. The network's record of operations has one entry per layer.
+    For a batch normalisation or a depthwise convolution give outputs. The network's record of operations has one entry
+    per layer.
     """
     module = network.get_submodule(layer)
     of_inputs, of_outputs = _names(module)
@@ -66,6 +73,8 @@ def select_units(
     if outputs is not None:
         for name, _ in [*module.named_parameters(), *module.named_buffers()]:
             _select(module, name, 0, outputs)
+        if isinstance(module, nn.Conv2d) and depthwise(module):
+            module.groups = module.in_channels = len(outputs)
         setattr(module, of_outputs, len(outputs))
     sizes = dict(zip(("inputs", "outputs"), layer_sizes(module), strict=True))
     others = [
@@ -75,6 +84,8 @@ def select_units(
 
 
 def _names(module: nn.Module) -> tuple[str, str]:
+    if depthwise(module):
+        return "out_channels", "out_channels"
     if isinstance(module, nn.Conv2d):
         return "in_channels", "out_channels"
     return ("in_features", "out_features") if isinstance(module, nn.Linear) else ("num_features", "num_features")

@@ -1,4 +1,4 @@
-"""Pruning of units: which are prunable, which layers change with them, and that nothing else changes."""
+"""Groups of units: which can be removed, which layers change with them, and that nothing else changes."""
 
 from __future__ import annotations
 
@@ -12,33 +12,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tests.models.networks import ImageNetResNet, sequential_network, with_statistics
 from tutelage.evaluation.cost import parameters
-from tutelage.methods.lre_amc.groups import compensate, drop, group_of, prunable, second_moments, takes_constant
-from tutelage.methods.lre_amc.redundancy import Elimination, eliminate
+from tutelage.models.groups import drop, group_of, groups, prunable
 from tutelage.models.networks.wrn import WRN
 from tutelage.models.surgery import applied_operations, reapply
 from tutelage.models.surgery.resize import apply
 from tutelage.models.weights import load_weights, save_weights
+from tutelage.models.zoo import build
 
 EXAMPLE = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-
-
-def sequential_network() -> nn.Sequential:
-    """Sequential convolutions, pooling, flattening, a hidden layer; in-place activations."""
-    return nn.Sequential(
-        nn.Conv2d(1, 5, 3, padding=1, bias=False),
-        nn.BatchNorm2d(5),
-        nn.ReLU(inplace=True),
-        nn.MaxPool2d(2),
-        nn.Conv2d(5, 6, 3),
-        nn.ReLU6(),
-        nn.Flatten(),
-        nn.BatchNorm1d(24),
-        nn.Dropout(0.5, inplace=True),
-        nn.Linear(24, 7),
-        nn.GELU(),
-        nn.Linear(7, 3),
-    )
 
 
 class Branches(nn.Module):
@@ -57,6 +40,44 @@ class Branches(nn.Module):
         x = F.relu(self.joined(x)) + self.also(x)
         x = self.norm(self.pointwise(self.depthwise(x)))
         return self.fc(F.relu(x).mean((2, 3)))  # type: ignore[no-any-return]
+
+
+class Squeezed(nn.Module):
+    """Channels scaled by a squeeze-and-excitation branch, a consumer of two producers, tied weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(1, 6, 3, padding=1), nn.BatchNorm2d(6)
+        self.down, self.up = nn.Linear(6, 4), nn.Linear(4, 6)
+        self.left, self.right, self.shared = nn.Conv2d(6, 5, 1), nn.Conv2d(6, 5, 1), nn.Conv2d(5, 4, 1)
+        self.tied, self.again = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.again.weight = self.tied.weight
+        self.fc = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.norm(self.conv(x)))
+        x = x * self.up(F.relu(self.down(x.mean((2, 3))))).sigmoid()[:, :, None, None]
+        x = self.shared(F.relu(self.left(x))) * self.shared(F.relu(self.right(x)))
+        return self.fc(self.again(self.tied(x.mean((2, 3)))))  # type: ignore[no-any-return]
+
+
+class Recurrent(nn.Module):
+    """Groups, shuffled channels, a recurrent layer, a scale: only the units of ``shuffled`` can be removed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.grouped = nn.Conv2d(1, 4, 1), nn.Conv2d(4, 6, 1, groups=2)
+        self.second, self.shuffled = nn.Conv2d(6, 6, 1), nn.Conv2d(6, 4, 1)
+        self.third, self.scale = nn.Conv2d(4, 4, 1), nn.Parameter(torch.ones(4, 1, 1))
+        self.last = nn.Conv2d(4, 5, 1)
+        self.lstm = nn.LSTM(5, 4, batch_first=True)
+        self.fc = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.second(self.grouped(self.first(x)))
+        x = self.shuffled(x.view(len(x), 2, 3, *x.shape[2:]).transpose(1, 2).flatten(1, 2))
+        x = self.last(self.third(x) * self.scale)
+        return self.fc(self.lstm(x.flatten(2).transpose(1, 2))[0].mean(1))  # type: ignore[no-any-return]
 
 
 class Attention(nn.Module):
@@ -78,19 +99,6 @@ class Attention(nn.Module):
         return self.head(torch.relu(self.normed(x)).mean(1))  # type: ignore[no-any-return]
 
 
-def with_statistics(network: nn.Module) -> nn.Module:
-    """With non-trivial statistics and scales."""
-    generator = torch.Generator().manual_seed(1)
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
-            for tensor in (module.weight.data, module.running_var):
-                assert tensor is not None
-                tensor.copy_(0.5 + torch.rand(len(tensor), generator=generator))
-            assert module.running_mean is not None
-            module.running_mean.copy_(torch.randn(len(module.running_mean), generator=generator))
-    return network.eval()
-
-
 def test_groups_of_sequential_network() -> None:
     network = sequential_network()
     assert prunable(network, EXAMPLE) == ["0", "4", "9"]
@@ -98,16 +106,22 @@ def test_groups_of_sequential_network() -> None:
     assert first
     assert second
     assert third_group
-    assert (first.units, list(first.norms), list(first.consumers)) == (5, ["1"], ["4"])
-    assert torch.equal(first.norms["1"], torch.arange(5)[:, None])
-    assert (second.units, list(second.norms), list(second.consumers)) == (6, ["7"], ["9"])
+    assert (first.units, list(first.between), list(first.consumers)) == (5, ["1"], ["4"])
+    assert torch.equal(first.between["1"], torch.arange(5)[:, None])
+    assert (second.units, list(second.between), list(second.consumers)) == (6, ["7"], ["9"])
     assert torch.equal(second.consumers["9"], torch.arange(24).view(6, 4))  # 2 x 2 positions of each channel
-    assert (third_group.units, dict(third_group.norms), list(third_group.consumers)) == (7, {}, ["11"])
+    assert (third_group.units, dict(third_group.between), list(third_group.consumers)) == (7, {}, ["11"])
 
 
-def test_concatenated_branches_are_prunable_and_summed_ones_are_not() -> None:
+def test_concatenated_branches_are_alone_and_summed_ones_are_coupled() -> None:
     network = Branches()
     assert prunable(network, EXAMPLE) == ["left", "right"]
+    summed = groups(network, EXAMPLE)[-1]
+    assert {name: rows.squeeze(1).tolist() for name, rows in summed.layers.items()} == {
+        "joined": [0, 1, 2, 3, 4],
+        "also": [0, 1, 2, 3, 4],
+    }
+    assert (list(summed.between), list(summed.consumers)) == (["depthwise"], ["pointwise"])
     group = group_of(network, "right", EXAMPLE)
     assert group
     assert {name: columns.squeeze(1).tolist() for name, columns in group.consumers.items()} == {
@@ -119,6 +133,63 @@ def test_concatenated_branches_are_prunable_and_summed_ones_are_not() -> None:
 def test_layers_that_mix_units_are_not_prunable() -> None:
     assert prunable(Attention(), EXAMPLE) == ["mlp.0"]  # the others feed sums, layer norms or attention, or run twice
     assert prunable(WRN(10, 1, in_channels=1), EXAMPLE) == [f"block{number}.0.conv1" for number in (1, 2, 3)]
+
+
+def test_layers_coupled_by_products_and_shared_layers_are_one_group() -> None:
+    found = groups(Squeezed(), EXAMPLE)
+    assert [sorted(group.layers) for group in found] == [["conv", "up"], ["down"], ["left", "right"]]
+    assert sorted(found[0].consumers) == ["down", "left", "right"]
+    assert list(found[2].consumers) == ["shared"]
+    # Nor are layers that tied weights read or make: removing units of one of these would change the other.
+
+
+def test_layers_with_fixed_channels_are_in_no_group() -> None:
+    assert [list(group.layers) for group in groups(Recurrent(), EXAMPLE)] == [["shuffled"]]
+
+
+def test_groups_of_residual_networks() -> None:
+    images = torch.randn(2, 3, 32, 32)
+    network = ImageNetResNet()
+    sums = [group for group in groups(network, images) if len(group.layers) > 1]
+    assert [sorted(group.layers) for group in sums] == [
+        ["conv1", "layer1.0.conv2", "layer1.1.conv2"],
+        *([f"layer{stage}.0.conv2", f"layer{stage}.0.downsample.0", f"layer{stage}.1.conv2"] for stage in (2, 3, 4)),
+    ]
+    assert [group.units for group in sums] == [4, 6, 8, 10]
+    assert prunable(network, images) == [f"layer{stage}.{block}.conv1" for stage in (1, 2, 3, 4) for block in (0, 1)]
+    # A shortcut that adds channels of zeros couples those of the first stage through all stages, and fixes the others.
+    padded = build("resnet8", num_classes=10, input_shape=(3, 32, 32))
+    (coupled,) = [group for group in groups(padded, images) if len(group.layers) > 1]
+    assert coupled.units == 16
+    assert coupled.layers["layer2.0.conv2"].squeeze(1).tolist() == list(range(8, 24))
+    assert coupled.layers["layer3.0.conv2"].squeeze(1).tolist() == list(range(24, 40))
+
+
+@pytest.mark.parametrize("name", ["vgg8", "mobilenetv2x0.5", "wrn-10-1"])
+def test_groups_equal_those_of_torch_pruning(name: str) -> None:
+    pruning = pytest.importorskip("torch_pruning", reason="torch-pruning is not installed")
+    images = torch.randn(2, 3, 32, 32)
+    network = build(name, num_classes=10, input_shape=(3, 32, 32)).eval()
+    graph = pruning.DependencyGraph().build_dependency(network, images)
+    names = {module: name for name, module in network.named_modules()}
+    for group in groups(network, images):
+        first = next(iter(group.layers))
+        layer = network.get_submodule(first)
+        is_linear = isinstance(layer, nn.Linear)
+        prune = pruning.prune_linear_out_channels if is_linear else pruning.prune_conv_out_channels
+        theirs: dict[str, set[int]] = {}
+        for dependency, indices in graph.get_pruning_group(layer, prune, idxs=[0, 2]):
+            module = dependency.target.module
+            if module in names:
+                reads = dependency.handler.__name__.endswith("in_channels")
+                theirs.setdefault(f"{names[module]} {reads}", set()).update(indices)
+        ours = {
+            f"{name} {reads}": set(columns[[0, 2]].flatten().tolist())
+            for reads, layers in ((False, {**group.layers, **group.between}), (True, group.consumers))
+            for name, columns in layers.items()
+        }
+        assert {key: value for key, value in theirs.items() if key in ours} == ours
+        assert {key.split()[0] for key in theirs} == {key.split()[0] for key in ours}
 
 
 def test_two_units_remain() -> None:
@@ -137,23 +208,18 @@ def test_detection_does_not_change_network(state_of: Any, changed: Any) -> None:
     network = with_statistics(sequential_network()).train()
     before = state_of(network)
     prunable(network, EXAMPLE)
-    group = group_of(network, "0", EXAMPLE)
-    assert group
-    second_moments(network, group, [EXAMPLE])
     assert changed(before, state_of(network)) == set()
     assert network.training
     assert applied_operations(network) == []
     assert not any(module._forward_pre_hooks or module._forward_hooks for module in network.modules())
 
 
-@pytest.mark.parametrize("make", [sequential_network, Branches, Attention])
+@pytest.mark.parametrize("make", [sequential_network, Branches, Attention, Squeezed, Recurrent])
 def test_dropping_units_equals_ignoring_them(make: Callable[[], nn.Module]) -> None:
     torch.manual_seed(0)
     network = with_statistics(make())
-    for layer in prunable(network, EXAMPLE):
+    for group in groups(network, EXAMPLE):
         smaller = copy.deepcopy(network)
-        group = group_of(network, layer, EXAMPLE)
-        assert group
         indices = list(range(0, group.units, 2))
         zeroed_network = copy.deepcopy(network)
         for name, columns in group.consumers.items():
@@ -176,91 +242,6 @@ def test_parameters_add_up() -> None:
         ("7", 16, 16),
         ("9", 16, 7),
     ]
-
-
-@pytest.mark.parametrize("layer", ["0", "4", "9"])
-def test_duplicate_unit_is_removed_without_loss(layer: str) -> None:
-    torch.manual_seed(0)
-    network = with_statistics(sequential_network()).double()
-    group = group_of(network, layer, EXAMPLE.double())
-    assert group
-    for name, rows in ((layer, torch.arange(group.units)[:, None]), *group.norms.items()):
-        for tensor in (*network.get_submodule(name).parameters(), *network.get_submodule(name).buffers()):
-            if tensor.ndim:
-                tensor.data[rows[2]] = tensor.data[rows[0]]
-    images = torch.randn(40, 1, 8, 8, dtype=torch.float64)
-    expected = network(images)
-    gram = second_moments(network, group, [images[:30], images[30:]])
-    elimination = eliminate(gram, 1, ridge=1e-9, units=group.units)
-    assert elimination.removed[0] in (0, 2)
-    compensate(network, group, elimination)
-    assert torch.allclose(network(images), expected, atol=1e-9)  # the unit exists, but no layer reads it
-    drop(network, group, elimination.removed)
-    assert torch.allclose(network(images), expected, atol=1e-9)
-
-
-def padded_network(padding: int) -> tuple[nn.Sequential, Tensor]:
-    """A network whose third unit is the first plus 5, before a 3x3 convolution."""
-    torch.manual_seed(0)
-    network = nn.Sequential(nn.Conv2d(1, 3, 1), nn.Conv2d(3, 2, 3, padding=padding), nn.Flatten(), nn.LazyLinear(2))
-    network = network.double()
-    images = torch.randn(20, 1, 8, 8, dtype=torch.float64)
-    network[0].weight.data[1] = 0  # the second is a constant
-    network[0].weight.data[2] = network[0].weight.data[0]
-    network[0].bias.data.copy_(torch.tensor([0.25, 0.0, 5.25]))
-    network(images)
-    return network, images
-
-
-def test_constant_is_absorbed_by_the_bias() -> None:
-    network, images = padded_network(padding=0)
-    group = group_of(network, "0", images)
-    assert group
-    assert takes_constant(network, group)
-    expected = network(images)
-    gram = second_moments(network, group, [images])
-    assert gram.shape == (4, 4)
-    elimination = eliminate(gram, 2, ridge=1e-9, units=3)
-    compensate(network, group, elimination)
-    drop(network, group, elimination.removed)
-    assert torch.allclose(network(images), expected, atol=1e-6)
-
-
-def test_constant_is_wrong_at_zero_padded_border() -> None:
-    network, images = padded_network(padding=1)
-    group = group_of(network, "0", images)
-    assert group
-    assert not takes_constant(network, group)
-    assert second_moments(network, group, [images]).shape == (3, 3)
-    # With the exact relation, inner pixels are exact and those at the border are not.
-    transfer = torch.eye(4, dtype=torch.float64)
-    transfer[2] = torch.tensor([1.0, 0.0, 0.0, 5.0])
-    expected = network[:2](images)
-    compensate(network, group, Elimination((2,), transfer))
-    gap = (network[:2](images) - expected).abs()
-    assert gap[:, :, 1:-1, 1:-1].max() < 1e-12
-    assert gap.max() > 0.1
-
-
-def test_second_moments_are_those_of_consumer_inputs() -> None:
-    network = with_statistics(sequential_network())
-    images = torch.randn(6, 1, 8, 8)
-    consumer_inputs: dict[str, Tensor] = {}
-    for name in ("4", "9"):
-        network.get_submodule(name).register_forward_pre_hook(
-            lambda _, x, name=name: consumer_inputs.update({name: x[0]})
-        )
-    network(images)
-    first, second = group_of(network, "0", EXAMPLE), group_of(network, "4", EXAMPLE)
-    network(images)
-    assert first
-    assert second
-    for group, rows in (
-        (first, consumer_inputs["4"].movedim(1, -1).reshape(-1, 5)),
-        (second, consumer_inputs["9"].view(6, 6, 4).movedim(1, -1).reshape(-1, 6)),
-    ):
-        z = torch.cat([rows.double(), torch.ones(len(rows), 1, dtype=torch.float64)], 1).detach()
-        assert torch.allclose(second_moments(network, group, images.split(4)), z.T @ z)
 
 
 def test_weights_file_of_pruned_network_can_be_loaded(tmp_path: Path, refused: Any) -> None:
