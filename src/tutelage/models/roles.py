@@ -131,6 +131,17 @@ def add_role(module: nn.Module, role: str, layer: str) -> None:
     module.__dict__[_ADDED] = {**module.__dict__.get(_ADDED, {}), role: layer}
 
 
+def remove_missing_roles(module: nn.Module) -> None:
+    """Remove the roles of layers that the network no longer has from those that it declares."""
+    layers = dict(module.named_modules())
+    roles = declared_roles(module)
+    remaining = {role: text for role, text in roles.items() if text.removeprefix(INPUT) in layers}
+    if len(remaining) < len(roles):
+        added = module.__dict__.get(_ADDED, {})
+        module.__dict__[_ADDED] = {role: text for role, text in added.items() if role in remaining}
+        module.roles = {role: text for role, text in remaining.items() if role not in added}  # type: ignore[assignment]
+
+
 def parse_roles(module: nn.Module, roles: Mapping[str, str]) -> dict[str, Tap]:
     """The taps of roles named by hand.
 
