@@ -65,10 +65,10 @@ def test_residual_network_divides_into_its_blocks() -> None:
 @pytest.mark.parametrize("name", ["resnet8", "wrn-16-2", "vgg8", "mobilenetv2", "shufflenetv2"])
 def test_blocks_hold_all_weights_and_their_outputs_are_all_that_follows(name: str) -> None:
     network = of(name)
-    found = blocks(network, IMAGES)
-    owned = [key for block in found for key, _ in network.get_submodule(block).named_parameters(prefix=block)]
+    names = blocks(network, IMAGES)
+    owned = [key for block in names for key, _ in network.get_submodule(block).named_parameters(prefix=block)]
     assert owned == [key for key, _ in network.named_parameters()]
-    for block in found:  # no gradient passes by a block
+    for block in names:  # no gradient passes by a block
         images = IMAGES.clone().requires_grad_()
         handle = network.get_submodule(block).register_forward_hook(lambda _, __, output: output.detach())
         logits = network(images)

@@ -136,10 +136,10 @@ def test_layers_that_mix_units_are_not_prunable() -> None:
 
 
 def test_layers_coupled_by_products_and_shared_layers_are_one_group() -> None:
-    found = groups(Squeezed(), EXAMPLE)
-    assert [sorted(group.layers) for group in found] == [["conv", "up"], ["down"], ["left", "right"]]
-    assert sorted(found[0].consumers) == ["down", "left", "right"]
-    assert list(found[2].consumers) == ["shared"]
+    squeezed = groups(Squeezed(), EXAMPLE)
+    assert [sorted(group.layers) for group in squeezed] == [["conv", "up"], ["down"], ["left", "right"]]
+    assert sorted(squeezed[0].consumers) == ["down", "left", "right"]
+    assert list(squeezed[2].consumers) == ["shared"]
     # Nor are layers that tied weights read or make: removing units of one of these would change the other.
 
 
@@ -177,19 +177,19 @@ def test_groups_equal_those_of_torch_pruning(name: str) -> None:
         layer = network.get_submodule(first)
         is_linear = isinstance(layer, nn.Linear)
         prune = pruning.prune_linear_out_channels if is_linear else pruning.prune_conv_out_channels
-        theirs: dict[str, set[int]] = {}
+        reference: dict[str, set[int]] = {}
         for dependency, indices in graph.get_pruning_group(layer, prune, idxs=[0, 2]):
             module = dependency.target.module
             if module in names:
                 reads = dependency.handler.__name__.endswith("in_channels")
-                theirs.setdefault(f"{names[module]} {reads}", set()).update(indices)
-        ours = {
+                reference.setdefault(f"{names[module]} {reads}", set()).update(indices)
+        removed = {
             f"{name} {reads}": set(columns[[0, 2]].flatten().tolist())
             for reads, layers in ((False, {**group.layers, **group.between}), (True, group.consumers))
             for name, columns in layers.items()
         }
-        assert {key: value for key, value in theirs.items() if key in ours} == ours
-        assert {key.split()[0] for key in theirs} == {key.split()[0] for key in ours}
+        assert {key: value for key, value in reference.items() if key in removed} == removed
+        assert {key.split()[0] for key in reference} == {key.split()[0] for key in removed}
 
 
 def test_two_units_remain() -> None:

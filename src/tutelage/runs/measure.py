@@ -8,9 +8,11 @@ from typing import Any
 from tutelage.config import Config
 from tutelage.data import Data
 from tutelage.evaluation import cost_of
+from tutelage.models.random_state import is_random
 from tutelage.models.tapped import Tapped
 from tutelage.runs.commands import as_command
 from tutelage.runs.teachers import reference_teacher
+from tutelage.sources.evaluated import CachedEvaluation
 from tutelage.tasks import Compute, Task
 from tutelage.training.loop import Record
 from tutelage.training.run import Run
@@ -32,8 +34,11 @@ def measure(
     """
     compute = Compute(config.device, workers=config.workers)
     teacher = reference_teacher(task, teachers, data)
+    cached = None
     if teacher is not None:
         teacher = teacher.to(config.device)
+        if config.teacher_cache and task.outputs_are_logits and not is_random(teacher):
+            teacher = cached = CachedEvaluation(teacher, teachers, config.teacher_cache)
     metrics: dict[str, Any] = {
         "method": config.method,
         "settings": config.settings,
@@ -45,6 +50,8 @@ def measure(
     for key, network in {"train": student, "teacher": teacher}.items():
         if network is not None and (values := task.evaluate_training_labels(network, data, compute)):
             metrics[key] = values
+    if cached is not None:
+        cached.save()
     metrics |= {
         "cost": cost_of(student, task.example(student, data), task.samples(student, data, data.test)),
         "data": data.summary(),
