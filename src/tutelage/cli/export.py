@@ -20,12 +20,19 @@ def export(
     ] = None,
     mean: Mean = None,
     std: Std = None,
+    int8: Annotated[
+        bool,
+        typer.Option(
+            "--int8", help="Quantize weights and activations to 8 bits; prints accuracy, size and latency of both."
+        ),
+    ] = False,
     trust: TrustAll = False,
 ) -> None:
     """Export a trained network to ONNX, including its normalization and calibration."""
     from tutelage.models.export import export_onnx
     from tutelage.report.console import print_plain
     from tutelage.runs.classes import check_classes, with_classes
+    from tutelage.runs.int8 import export_int8
     from tutelage.runs.loading_script import loading_script
     from tutelage.runs.models import weights_metadata
     from tutelage.runs.run_data import open_run_data
@@ -35,9 +42,16 @@ def export(
     (network,) = open_networks([run], data_set, mean, std, trust)
     data_set = with_classes(data_set, network.model, network.classes)
     check_classes(run, network.classes, data_set)
-    export_onnx(network.model, data_set.image_shape, onnx, classes=data_set.classes, calibration=network.calibration)
-    print_plain(onnx)
     task = find_task(network.task or data_set.targets.task)
+    classes, calibration = data_set.classes, network.calibration
+    if int8:
+        comparison = export_int8(network.model, data_set, task, onnx, classes=classes, calibration=calibration)
+        lines: list[object] = [onnx, comparison.text(task)]
+    else:
+        export_onnx(network.model, data_set.image_shape, onnx, classes=classes, calibration=calibration)
+        lines = [onnx]
+    for line in lines:
+        print_plain(line)
     if task.decision_rule:
         print_plain(
             f"the file contains the network only, without the decision rule of {task.name}: {task.decision_rule}"

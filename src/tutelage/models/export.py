@@ -22,7 +22,7 @@ from tutelage.models.tapped import Tapped
 
 
 @contextlib.contextmanager
-def _quietly() -> Iterator[None]:
+def quietly() -> Iterator[None]:
     """Suppress the exporter's own output, warnings and log messages."""
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
@@ -80,7 +80,7 @@ def export_onnx(
     outputs = [output] if calibration is None else [output, "probabilities", "in_set"]
     network = model if calibration is None else _Calibrated(model, calibration)
     try:
-        with _quietly():
+        with quietly():
             program = torch.onnx.export(
                 network,
                 (torch.zeros(2, *image_shape),),
