@@ -38,6 +38,7 @@ from tutelage.methods.barcode.networks.barcode import BarcodeNet
 from tutelage.methods.dmnn.networks.dmnn import DMNN
 from tutelage.models.generator import Generator
 from tutelage.models.networks.dcgan import DCGAN
+from tutelage.models.networks.resnet import ResNet
 from tutelage.models.tapped import Tapped
 from tutelage.sources import TeacherCache
 from tutelage.training import Run
@@ -258,6 +259,8 @@ def train_weights(method: str, device: str, cache: Path | None = None) -> dict[s
             return Generator(DCGAN((1, 8, 8), 0.02 * width, latent=6))
         if method == "dmnn" and seed == 2:
             return Tapped(DMNN(11, 4, 1, (1, 8, 8), 0.25), *training_data.mean_std)
+        if method == "mi_pruning":
+            return Tapped(ResNet(8, 4, 1, 0.25), *training_data.mean_std)
         if method == "barcode":
             return Tapped(BarcodeNet(width // 2), *training_data.mean_std)
         return Tapped(TinyNet(width=width), *training_data.mean_std)

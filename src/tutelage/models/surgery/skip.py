@@ -62,14 +62,14 @@ def skippable(network: nn.Module, example: Tensor, *, plain: bool = False) -> li
         network: it is not changed.
         example: inputs as the network takes them, (B, ...).
         plain: whether to add the other blocks (``models.blocks``) with a weight matrix whose output has the shape of
-            their input.
+            their input; but not the last one, the classifier.
     """
     calls = _trace(network, example)
     names = set(_outermost(network, calls, ""))
     if plain:
         names |= {
             name
-            for name in blocks(network, example)
+            for name in blocks(network, example)[:-1]
             if name in calls and calls[name].keeps_shape and _has_matrix(network.get_submodule(name))
             if not any(f"{name}.".startswith(f"{o}.") or f"{o}.".startswith(f"{name}.") for o in names)
         }
