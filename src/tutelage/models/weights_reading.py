@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from tutelage.errors import TutelageError, one_line
+from tutelage.models.packing import PACKED, unpacked
 from tutelage.parsing import parse_json
 
 # All metadata is under one key of the header: safetensors writes several keys in no fixed order, and equal weights must
@@ -45,7 +46,7 @@ def is_pickle(file: str) -> bool:
 
 
 def read_safetensors(file: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The state and the metadata of a safetensors file.
+    """The state and the metadata of a safetensors file; integers of few bits are unpacked.
 
     Raises:
         TutelageError: the file is damaged.
@@ -53,9 +54,10 @@ def read_safetensors(file: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     metadata = metadata_of(file)
     try:
         with safe_open(file, framework="pt") as handle:
-            return {key: handle.get_tensor(key) for key in handle.keys()}, metadata  # noqa: SIM118 (it is no dict)
+            state = {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118 (it is no dict)
     except (SafetensorError, OSError) as error:
         raise _damaged(file, error) from error
+    return unpacked(file, state, metadata[PACKED]) if PACKED in metadata else state, metadata
 
 
 def metadata_of(file: str) -> dict[str, Any]:
