@@ -103,11 +103,11 @@ def test_gradients_of_scales_equal_torch() -> None:
     scale = torch.tensor([0.2, 0.4], requires_grad=True)
     x = torch.randn(2, 50, generator=torch.Generator().manual_seed(0)).clamp(-0.38, 0.19).requires_grad_()
     (fake_quantise(x, scale[:, None], -2, 1) ** 2).sum().backward()
-    theirs_scale, other = scale.detach().clone().requires_grad_(), x.detach().clone().requires_grad_()
+    torch_scale, other = scale.detach().clone().requires_grad_(), x.detach().clone().requires_grad_()
     zeros = torch.zeros(2)
-    result = torch._fake_quantize_learnable_per_channel_affine(other, theirs_scale, zeros, 0, -2, 1, 1.0)
+    result = torch._fake_quantize_learnable_per_channel_affine(other, torch_scale, zeros, 0, -2, 1, 1.0)
     (result**2).sum().backward()
-    torch.testing.assert_close(scale.grad, theirs_scale.grad, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(scale.grad, torch_scale.grad, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(x.grad, other.grad)
 
 

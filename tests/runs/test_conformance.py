@@ -210,7 +210,7 @@ def test_a_method_under_each_option_of_the_hardware(
 
 def test_the_cases_stay_within_their_budget() -> None:
     """Another method adds 4 to 12; whoever raises this decides that continuous integration takes longer."""
-    assert len(NEEDED) + len(OPTIONS_NEEDED) <= 450
+    assert len(NEEDED) + len(OPTIONS_NEEDED) <= 500
 
 
 def test_the_pairs_follow_from_what_a_method_reads() -> None:

@@ -205,7 +205,8 @@ class QuantisedConv2d(Quantised, nn.Conv2d):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """(B, I, H, W) to (B, O, H', W')."""
-        return self._conv_forward(self.quantised_input(inputs), self.quantised_weight(), self.bias)
+        outputs: Tensor = self._conv_forward(self.quantised_input(inputs), self.quantised_weight(), self.bias)
+        return outputs
 
 
 class QuantisedLinear(Quantised, nn.Linear):

@@ -150,7 +150,9 @@ def test_first_losses_without_quantisation_are_zero(run: Run, reference: Tapped)
     roles = {f"block{number}": name for number, name in enumerate(BLOCKS)}
     terms = {role: 1.0 * feature_error(role) for role in roles}
     parts = {"scale_factor": 1.0, "beta": 1.0, "temperature": 2.0, "label_weight": 0.0}
-    learner = whole(student.with_roles(roles), run.frozen(reference.with_roles(roles)), terms, **parts)
+    learner = whole(
+        student.with_roles(roles), run.frozen(reference.with_roles(roles)), terms, frozen_norms=True, **parts
+    )
     fitted = run.fit(learner, data=replace(run.data, train=few), **slow)
     assert all(fitted.history[0]["learners"]["student"][name] < 1e-10 for name in (*roles, "kd"))
 

@@ -39,7 +39,7 @@ def low_bit(
     bits: Bits = 4,
     groups: Annotated[int, Field(ge=1)] = 8,
     edge_bits: Bits = 8,
-    activation_bits: Literal[0, 2, 3, 4, 5, 6, 7, 8] = 0,
+    activation_bits: Annotated[int, Field(ge=0, le=8)] = 0,
     per_class: Annotated[int, Field(ge=0)] = 10,
     start: Literal["auto", "teacher", "initial"] = "auto",
     fold: bool = True,
@@ -68,9 +68,9 @@ def low_bit(
     unless ``label_weight`` is above 0.
 
     The blocks are residual blocks, and single layers outside of them. A block whose error does not fall in stage 1,
-    such as one of 8 bits that is nearly exact, keeps its first weights [inferred]. At the end weights are rounded:
-    without quantised activations the original network with these weights has the same outputs. ``tutelage export --packed``
-    writes them as integers.
+    such as one of 8 bits that is nearly exact, keeps its first weights [inferred]. At the end the weights are rounded:
+    without quantised activations the original network with these weights has the same outputs. ``save_packed`` of
+    ``tutelage.models.packed`` writes them as integers.
 
     Args:
         run: the run; its epochs are divided between the stages. With ``start=initial`` the recipe applies as a whole,
@@ -78,7 +78,8 @@ def low_bit(
         bits: b of the weights.
         groups: G of each layer; 1 is one scale for the layer, a large number one for each channel [inferred].
         edge_bits: b of the first and of the last layer [inferred].
-        activation_bits: of the layers' inputs, with one scale for each layer; 0 for float activations.
+        activation_bits: of the layers' inputs, 2 to 8, with one scale for each layer; 0 for float activations. Their
+            ranges are those of the first network, so start from trained weights.
         per_class: training samples of each class; 0 for all samples. If no sample has a label, as many at random.
         start: "teacher" quantises a copy of the teacher, which must be the same network; "initial" quantises the
             student with its initial weights (``--init``), and trains it as a whole with the last two terms of the loss
@@ -127,7 +128,8 @@ def low_bit(
     run.note(start="teacher" if copied else "initial", samples=len(few))
     weights = {"beta": beta, "temperature": temperature, "label_weight": label_weight}
     if not copied:
-        learner = whole(student, run.frozen(*run.teachers()), {}, scale_factor=scale_factor, **weights)
+        source = run.frozen(*run.teachers())
+        learner = whole(student, source, {}, frozen_norms=False, scale_factor=scale_factor, **weights)
         run.fit(learner, data=replace(run.data, train=few))
     else:
         stages = Stages(run, few, student, reference, steps=steps, scale_factor=scale_factor)

@@ -129,7 +129,7 @@ def whole(
     source: Source,
     terms: Mapping[str, Term | Weighted],
     *,
-    frozen_norms: bool = False,
+    frozen_norms: bool,
     scale_factor: float,
     beta: float,
     temperature: float,
