@@ -19,7 +19,7 @@ from tutelage.parts import import_part, part_names
 from tutelage.text import value_text
 
 _RECORD = "_tutelage_surgery"  # attribute of a network: its operations
-_MAX_LENGTH = 4096  # of a list among an operation's settings
+MAX_LENGTH = 4096  # of a list among an operation's settings
 
 
 def applied_operations(network: nn.Module) -> list[dict[str, Any]]:
@@ -78,10 +78,10 @@ def reapply(network: nn.Module, operations: Sequence[Mapping[str, Any]], example
 def _check_plain(operation: str, setting: str, value: object) -> None:
     """Raise an error for a setting that is not text, a number or a flat list of these."""
     values = value if isinstance(value, list) else [value]
-    if len(values) <= _MAX_LENGTH and all(isinstance(item, str | int | float) for item in values):
+    if len(values) <= MAX_LENGTH and all(isinstance(item, str | int | float) for item in values):
         return
-    problem = f"holds {len(values)} values" if len(values) > _MAX_LENGTH else f"is {value_text(value)}"
+    problem = f"holds {len(values)} values" if len(values) > MAX_LENGTH else f"is {value_text(value)}"
     raise TutelageError(
         f"the operation {operation!r} cannot be repeated: its {setting!r} {problem}; "
-        f"expected text, a number or a list of at most {_MAX_LENGTH} of them"
+        f"expected text, a number or a list of at most {MAX_LENGTH} of them"
     )

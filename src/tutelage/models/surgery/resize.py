@@ -8,6 +8,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from tutelage.errors import TutelageError, unknown
 from tutelage.models.surgery import applied_operations, record_operations
+from tutelage.models.surgery.mask import Masked
 
 
 def apply(network: nn.Module, example: Tensor, *, layer: str, inputs: int, outputs: int) -> nn.Module:
@@ -29,7 +30,7 @@ def apply(network: nn.Module, example: Tensor, *, layer: str, inputs: int, outpu
     if not resizable(module):
         raise TutelageError(
             f"layer {layer!r} is a {type(module).__name__}; only a Conv2d of one group or a depthwise one, a Linear "
-            "or a batch normalisation can be resized"
+            "or a batch normalisation can be resized, before its weights are masked"
         )
     sizes = layer_sizes(module)
     for name, new, old in (("inputs", inputs, sizes[0]), ("outputs", outputs, sizes[1])):
@@ -41,6 +42,8 @@ def apply(network: nn.Module, example: Tensor, *, layer: str, inputs: int, outpu
 
 def resizable(module: nn.Module) -> bool:
     """Whether ``select_units`` supports this layer: by its type, and if it has only a weight and a bias."""
+    if isinstance(module, Masked):  # a file could not say which part of the mask remains
+        return False
     convolution = isinstance(module, nn.Conv2d) and (module.groups == 1 or depthwise(module))
     supported = convolution or isinstance(module, nn.Linear | _BatchNorm)
     return supported and {name for name, _ in module.named_parameters()} <= {"weight", "bias"}
