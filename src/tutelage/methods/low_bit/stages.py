@@ -72,10 +72,9 @@ class Stages:
             rate: the learning rate, a tenth of it in the second half.
             inputs: of which network.
         """
-        stored = block_features(self.run, self.reference, self.few, self.blocks)
         errors = {}
-        for name in self.blocks:
-            block_inputs, outputs = stored[name]
+        for name in self.blocks:  # the features of one block at a time, which may need much memory
+            block_inputs, outputs = block_features(self.run, self.reference, self.few, [name])[name]
             if inputs == "quantised":
                 block_inputs, _ = block_features(self.run, self.student, self.few, [name])[name]
             block = self.student.module.get_submodule(name)
