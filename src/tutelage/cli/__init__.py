@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 import typer
 
 from tutelage.cli.calibrate import calibrate
+from tutelage.cli.compress import compress
 from tutelage.cli.evaluate import evaluate
 from tutelage.cli.export import export
 from tutelage.cli.labels import labels
@@ -40,6 +41,7 @@ for command in (
     predict,
     calibrate,
     export,
+    compress,
     push,
     labels,
     study,

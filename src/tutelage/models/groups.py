@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -130,15 +130,29 @@ def group_of(network: nn.Module, layer: str, example: Tensor) -> Group | None:
 
 def drop(network: nn.Module, group: Group, removed: Iterable[int]) -> None:
     """Remove units from the layers of a group, from those in between and from the consumers."""
-    remaining_units = torch.ones(group.units, dtype=torch.bool)
-    remaining_units[list(removed)] = False
-    for outputs, layers in ((True, {**group.layers, **group.between}), (False, group.consumers)):
-        for name, columns in layers.items():
-            sizes = layer_sizes(network.get_submodule(name))
-            remaining = torch.ones(sizes[outputs], dtype=torch.bool)
-            remaining[columns.cpu()[~remaining_units]] = False
-            indices = remaining.nonzero().squeeze(1)
-            select_units(network, name, outputs=indices) if outputs else select_units(network, name, inputs=indices)
+    remaining = torch.ones(group.units, dtype=torch.bool)
+    remaining[list(removed)] = False
+    select(network, [group], [remaining])
+
+
+def select(network: nn.Module, groups: Sequence[Group], remaining: Sequence[Tensor]) -> None:
+    """Keep some units of several groups, and remove the others at once: groups may have layers in common.
+
+    Args:
+        network: it is changed.
+        groups: groups of this network.
+        remaining: which units of each group remain, (units,) bool.
+    """
+    channels_of: dict[tuple[str, bool], Tensor] = {}
+    for group, mask in zip(groups, remaining, strict=True):
+        for outputs, layers in ((True, {**group.layers, **group.between}), (False, group.consumers)):
+            for name, columns in layers.items():
+                size = layer_sizes(network.get_submodule(name))[outputs]
+                channels = channels_of.setdefault((name, outputs), torch.ones(size, dtype=torch.bool))
+                channels[columns.cpu()[~mask.cpu()]] = False
+    for (name, outputs), channels in channels_of.items():
+        indices = channels.nonzero().squeeze(1)
+        select_units(network, name, outputs=indices) if outputs else select_units(network, name, inputs=indices)
 
 
 def _merged(single: list[Group]) -> list[Group]:

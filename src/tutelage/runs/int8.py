@@ -68,6 +68,7 @@ def export_int8(
     task: Task,
     path: Path,
     *,
+    float32: Path | None = None,
     classes: Sequence[str] = (),
     calibration: Calibration | None = None,
 ) -> Comparison:
@@ -78,6 +79,7 @@ def export_int8(
         data: its training split gives the ranges of the activations: 512 samples, the same in each call.
         task: that of the network; its main metric is compared.
         path: the file.
+        float32: where to keep the float32 file; by default it is not kept.
         classes, calibration: as in ``export_onnx``. A calibration was fitted to float32 logits.
 
     Raises:
@@ -89,7 +91,7 @@ def export_int8(
     chosen = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(0))[:SAMPLES]
     batches = evaluation_batches(data.train.subset(chosen.sort().values), batch_size=64, workers=0)
     with tempfile.TemporaryDirectory() as folder:
-        float32 = Path(folder) / "float32.onnx"
+        float32 = float32 or Path(folder) / "float32.onnx"
         export_onnx(model, data.image_shape, float32, classes=classes, calibration=calibration)
         quantise_onnx(float32, path, (batch.inputs.float() for batch in batches))
         return Comparison(_measured(path, data, task), _measured(float32, data, task), len(chosen))

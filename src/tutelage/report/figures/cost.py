@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,17 +18,14 @@ from tutelage.report.figures.frame import (
     floor_of,
     limits_of,
     name_axes,
-    shortened,
     stroke,
     title_of,
 )
+from tutelage.report.figures.point_labels import label_points
 from tutelage.report.svg import ACCENT, INK, PAPER, QUIET, SECOND, Sheet
 from tutelage.report.tables import interval_note
 from tutelage.studies import PLAIN, TEACHER
 from tutelage.studies.results import Results, Row
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 
 def cost(results: Results, rows: Sequence[Row], sheet: Sheet) -> Section | None:
@@ -106,7 +102,7 @@ def _scatter(sheet: Sheet, group: Sequence[Row], cost: str, words: str, title: s
         edge = {"markeredgecolor": PAPER, "markeredgewidth": 0.8}
         axes.add_artist(stroke([x], [y], colour, marker=marker, markersize=6.5, **edge))
     names = [name for name, *_ in points]
-    _label(axes, names, xs, ys, _front(names, xs, ys, metric.better))
+    label_points(axes, names, xs, ys, _front(names, xs, ys, metric.better))
     return sheet.drawing(figure, f"{metric.title} against {words}{f'; {title}' if title else ''}")
 
 
@@ -120,40 +116,3 @@ def _front(names: Sequence[str], xs: Array, ys: Array, better: str | None) -> li
         for number, name in enumerate(names)
         if name in (PLAIN, TEACHER) or not ((xs <= xs[number]) & (goodness > goodness[number])).any()
     ]
-
-
-def _label(axes: Axes, names: Sequence[str], xs: Array, ys: Array, labelled: Sequence[int]) -> None:
-    """Write names beside their points, with a line if needed, unless they would cover another point or name."""
-    positions = axes.transData.transform(np.stack([xs, ys], 1)) * 72 / axes.figure.dpi
-    frame = axes.bbox.bounds
-    bottom, top = (frame[1] * 72 / axes.figure.dpi, (frame[1] + frame[3]) * 72 / axes.figure.dpi)
-    right = (frame[0] + frame[2]) * 72 / axes.figure.dpi + 8
-    occupied = [(x - 4, y - 4, x + 4, y + 4) for x, y in positions]
-    for number in sorted(labelled, key=lambda index: -positions[index][1]):
-        x, y = positions[number]
-        name = shortened(names[number], 18)
-        width = 5.4 * len(name)
-        offsets = [(7.0, 0.0), (-7.0 - width, 0.0)]
-        offsets += [
-            (sideways, away * step)
-            for step in (11, 20, 29, 38, 47)
-            for away in (1, -1)
-            for sideways in (8.0, -8.0 - width)
-        ]
-        for dx, dy in offsets:
-            box = (x + dx, y + dy - 5, x + dx + width, y + dy + 5)
-            inside = box[0] > frame[0] * 72 / axes.figure.dpi and box[2] < right and bottom < box[1] and box[3] < top
-            if inside and not any(_overlap(box, other) for other in occupied):
-                break
-        else:
-            continue
-        occupied.append(box)
-        arrow = {"arrowstyle": "-", "color": QUIET, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 4} if dy else None
-        axes.annotate(
-            name, (xs[number], ys[number]), (dx, dy), textcoords="offset points", va="center", fontsize=10,
-            arrowprops=arrow,
-        )  # fmt: skip
-
-
-def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
-    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
