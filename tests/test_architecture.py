@@ -37,6 +37,7 @@ ROOMS = (
     ["report"],
     ["api"],
     ["labels"],
+    ["compression"],
     ["cli"],
     ["__init__", "__main__"],
 )

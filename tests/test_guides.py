@@ -33,6 +33,7 @@ def shorten(code: str) -> str:
     code = re.sub(r"resnet(14|20)\b", "resnet8", code)
     code = code.replace("--noise 0.4", "--noise 0.4 --per-class 20").replace('noise="0.4"', 'noise="0.4", per_class=20')
     code = code.replace(",den --samples 100", ",den:extra=20 --samples 20")
+    code = code.replace("--target flops=0.5 --target flops=0.25", "--target flops=0.5 --methods uniform_width")
     return re.sub(r"--seeds \d+", "--seeds 2", code)
 
 
@@ -126,8 +127,17 @@ def test_attacks_page_runs(follow: Any) -> None:
     assert namespace["report"].robust_accuracy <= namespace["report"].clean
 
 
+@pytest.mark.filterwarnings("ignore::tutelage.errors.TutelageWarning")
+def test_compress_page_runs(follow: Any, tmp_path: Path) -> None:
+    namespace, output = follow("compress.md")
+    assert "best compromise" in output
+    assert (tmp_path / "runs" / "compressed" / "compression.html").exists()
+    assert namespace["compression"].knee() in namespace["compression"].front()
+    assert "INT8, ranges from" in output
+
+
 def test_every_guide_is_tested() -> None:
-    tested_guides = {"tutorial.md", "noisy-labels.md", "add-a-method.md", "attacks.md"}
+    tested_guides = {"tutorial.md", "noisy-labels.md", "add-a-method.md", "attacks.md", "compress.md"}
     tested_elsewhere = {"own-loop.md": "test_own_loop.py", "studies.md": "studies", "options.md": "test_docs.py"}
     with_code = {page.name for page in DOCS.glob("*.md") if BLOCK.search(page.read_text())}
     assert with_code == tested_guides | tested_elsewhere.keys()

@@ -87,16 +87,16 @@ def _print_table(compression: Compression) -> None:
     from rich.table import Table
 
     from tutelage.compression.page import size_text
-    from tutelage.report.console import Terminal
+    from tutelage.report.console import Terminal, print_plain
 
     dense, knee, front = compression.dense, compression.knee(), compression.front()
     table = Table(title=f"{compression.network} on {compression.data}, {', '.join(compression.targets)}")
     table.add_column("network")
-    for column in (compression.metric.title, "latency, ms", "size", "FLOPs", "parameters"):
-        table.add_column(column, justify="right")
+    for column in (compression.metric.short_title, "ms", "size", "FLOPs", "param."):
+        table.add_column(column, justify="right", no_wrap=True)
     table.add_column("")
     for variant in compression.variants:
-        mark = "best compromise" if variant is knee else "on the front" if any(variant is v for v in front) else ""
+        mark = "best" if variant is knee else "front" if any(variant is other for other in front) else ""
         table.add_row(
             variant.name,
             compression.metric.text(variant.score),
@@ -107,3 +107,4 @@ def _print_table(compression: Compression) -> None:
             mark,
         )
     Terminal().print(table)
+    print_plain(f"best compromise between {compression.metric.title} and latency: {knee.name}")

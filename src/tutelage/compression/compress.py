@@ -24,16 +24,18 @@ from tutelage.evaluation.cost import flops, parameters
 from tutelage.files import as_path
 from tutelage.methods import find
 from tutelage.models.onnx_network import OnnxNetwork, import_onnxruntime
+from tutelage.models.packed import save_packed
+from tutelage.models.quantised import quantised_layers
 from tutelage.models.surgery import applied_operations
 from tutelage.models.tapped import Tapped
 from tutelage.runs.classes import with_classes
 from tutelage.runs.int8 import export_int8
-from tutelage.runs.models import open_trained
+from tutelage.runs.models import open_trained, weights_metadata
 from tutelage.tasks import Metric, Task, find_task
 from tutelage.training.loop import Record
 
 ROUNDS = 60  # in which the latency of each file is measured, in turn
-FLOAT, INT8 = "student.onnx", "student-int8.onnx"
+FLOAT, INT8, PACKED = "student.onnx", "student-int8.onnx", "student-packed.safetensors"
 
 
 def compress(
@@ -129,8 +131,11 @@ def _made(
         trust=trust,
         **fields,
     )
-    packed = result.metrics.get("notes", {}).get("packed_bytes")
-    return (replace(v, packed=packed) for v in _exported(way.name, result.model, data, task, folder))
+    packed = None
+    if quantised_layers(result.model.module):
+        metadata = weights_metadata(student, result.model, data, task)
+        packed = save_packed(folder / way.name / PACKED, result.model.module, metadata)
+    return (replace(variant, packed=packed) for variant in _exported(way.name, result.model, data, task, folder))
 
 
 def _exported(name: str, model: Tapped, data: Data, task: Task, folder: Path) -> Iterator[Variant]:

@@ -24,7 +24,8 @@ class Variant:
         size: of the ONNX file, in bytes.
         latency: of one input in onnxruntime with one thread, in milliseconds: the median.
         file: the ONNX file, relative to the folder of all results.
-        packed: the size in bytes of its weights in the format of its own method, where it has one.
+        packed: the size of the file of its weights with integers of few bits (``models/packed.py``), in bytes; ``None``
+            if it has no quantised layer.
     """
 
     name: str
