@@ -56,7 +56,7 @@ def depthwise(module: nn.Module) -> bool:
 
 def layer_sizes(module: nn.Module) -> tuple[int, int]:
     """The numbers of inputs and outputs of a resizable layer."""
-    inputs, outputs = (int(getattr(module, name)) for name in _names(module))
+    inputs, outputs = (int(getattr(module, name)) for name in size_names(module))
     return inputs, outputs
 
 
@@ -69,7 +69,7 @@ def select_units(
     per layer.
     """
     module = network.get_submodule(layer)
-    of_inputs, of_outputs = _names(module)
+    of_inputs, of_outputs = size_names(module)
     if inputs is not None and of_inputs != of_outputs:
         _select(module, "weight", 1, inputs)
         setattr(module, of_inputs, len(inputs))
@@ -79,14 +79,30 @@ def select_units(
         if isinstance(module, nn.Conv2d) and depthwise(module):
             module.groups = module.in_channels = len(outputs)
         setattr(module, of_outputs, len(outputs))
-    sizes = dict(zip(("inputs", "outputs"), layer_sizes(module), strict=True))
-    others = [
-        entry for entry in applied_operations(network) if (entry["operation"], entry.get("layer")) != ("resize", layer)
-    ]
-    record_operations(network, [*others, {"operation": "resize", "layer": layer, **sizes}])
+    record_sizes(network, "resize", layer)
 
 
-def _names(module: nn.Module) -> tuple[str, str]:
+def record_sizes(network: nn.Module, operation: str, layer: str) -> None:
+    """Add the operation "resize" or "widen" of a layer, with its present sizes, to the network's record.
+
+    It replaces an earlier entry of this operation and layer, unless there is another operation in between: a layer that
+    was widened, resized and widened again needs all three entries.
+    """
+    operations = applied_operations(network)
+    for number in range(len(operations) - 1, -1, -1):
+        entry = operations[number]
+        if entry["operation"] not in ("resize", "widen"):
+            break
+        if entry["layer"] == layer:
+            if entry["operation"] == operation:
+                del operations[number]
+            break
+    sizes = dict(zip(("inputs", "outputs"), layer_sizes(network.get_submodule(layer)), strict=True))
+    record_operations(network, [*operations, {"operation": operation, "layer": layer, **sizes}])
+
+
+def size_names(module: nn.Module) -> tuple[str, str]:
+    """The attributes of a resizable layer that hold its numbers of inputs and outputs."""
     if depthwise(module):
         return "out_channels", "out_channels"
     if isinstance(module, nn.Conv2d):
