@@ -35,6 +35,7 @@ NEEDS: dict[str, list[str]] = {
     "mean_teacher_lc": ["--noise", "missing:0.5"],
     "i2gan": ["--noise", "missing:0.5", "--set", "generator=mlp-ganx0.1"],
     "pdiff": ["--noise", "0.4"],
+    "planting": ["--set", "planting_epochs=1", "--set", "rounds=2"],
     "dmnn": ["--student", "dmnn11x0.25"],
     "akdg": ["--student", "mlp-ganx0.1", "--set", "critic_width=0.1", "--set", "critic_steps=2"],
 }

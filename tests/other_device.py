@@ -268,7 +268,9 @@ def train_weights(method: str, device: str, cache: Path | None = None) -> dict[s
     hardware = Hardware(device=device, precision="float32", channels_last=False, workers=0)
     recipe = Recipe(epochs=2, batch_size=16, lr=0.02)
     teachers = [network(1, 6)]
-    settings = {"critic_width": 0.1} if method == "akdg" else {}
+    settings: dict[str, Any] = {"akdg": {"critic_width": 0.1}, "planting": {"planting_epochs": 2, "rounds": 1}}.get(
+        method, {}
+    )
     run = Run(
         training_data, lambda: network(2, 4), teachers, recipe=recipe, hardware=hardware, seed=3, teacher_cache=outputs
     )

@@ -1,0 +1,194 @@
+"""A network that grows: channels are planted in one layer after another, and only the new parameters are trained."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from tutelage.data.data import Split
+from tutelage.data.loader import evaluation_batches, mix_seeds
+from tutelage.errors import TutelageError
+from tutelage.evaluation.cost import parameters
+from tutelage.evaluation.metrics import accuracy
+from tutelage.evaluation.predict import labelled_samples
+from tutelage.methods import NonNegative, Positive, Share, method
+from tutelage.methods.planting.parts import find_planting, join, new_parameters, plant, plantable
+from tutelage.models.tapped import Tapped
+from tutelage.training.learner import Learner
+from tutelage.training.run import Run
+
+Count = Annotated[int, Field(ge=1)]
+
+
+@method(paper="Mitsuno, Nomura, Kurita 2020, arXiv 2011.02390", family="growing networks", evidence="abstract")
+def planting(
+    run: Run,
+    *,
+    channels: Count = 4,
+    planting_epochs: Count = 10,
+    rounds: Count = 10,
+    budget: Count | None = None,
+    delta: NonNegative = 0.0,
+    patience: Count = 1,
+    alpha: Share = 0.9,
+    temperature: Positive = 4.0,
+    layers: Literal["convolutions", "all"] = "convolutions",
+    fine_tune: Annotated[int, Field(ge=0)] = 0,
+) -> Tapped:
+    """Channel planting: grow a small trained network by a few channels at a time, and train only the new parameters.
+
+        L = (1 - alpha) CE(z, y) + alpha T^2 KL(softmax(v / T) || softmax(z / T))
+
+    z are the student's logits and v the teacher's, (B, C); the mean is over the batch. The student is trained with L
+    for the run's epochs. In each round, for each layer, a copy of the network gets p new output channels in that layer:
+
+        W   <- [W; W_new],     W_new  (p, C_in, k, k), normal with variance 2 / (C_in k^2)
+        W'  <- [W', W'_new],   W'_new (C_out', p, k, k) = 0, of each layer that reads the channels
+
+    with biases and entries of batch normalisations for the new channels; a layer that reads flattened maps gets p H W
+    columns. The function of the network is the same at first. The new parameters alone are trained with L; all others
+    and their running statistics remain in every bit. The copy with the smallest cross-entropy on the held-out split is
+    the network of the next round. The search ends after ``rounds`` rounds, when no copy is within the budget, or when
+    the cross-entropy has not fallen by ``delta`` for ``patience`` rounds; the network of the last fall is the student.
+
+    Args:
+        run: the run; it needs a held-out split, on which every selection is made. Each round has one fit per layer.
+        channels: p [inferred].
+        planting_epochs: of each of these fits [inferred].
+        rounds: the largest number of rounds.
+        budget: the largest number of parameters; ``None`` for no limit.
+        delta: by how much the cross-entropy must fall, in nats; with 0, not rise [inferred].
+        patience: how many rounds in a row it may not, before the search ends [inferred].
+        alpha: the weight of the soft targets [inferred]; with 0 no teacher is needed.
+        temperature: T [inferred].
+        layers: "convolutions" plants channels in convolutions that the next layers read through separate channels and
+            that no sum couples with others, such as the first of a residual block, but not its last. "all" plants units
+            in linear layers as well, and in all layers at once whose outputs are added [inferred].
+        fine_tune: epochs in which all parameters are trained together at the end. Not in the paper.
+
+    Raises:
+        TutelageError: there is no held-out split, no such layer, or the budget is smaller than the student.
+
+    ``result.json`` records the layer, the parameters, the cross-entropy and the accuracy of each round, and the
+    cross-entropy of each copy.
+
+    Evidence: the abstract names the planting of channels, the training of new parameters alone, the search for layers
+    and distillation from a teacher. That one layer is chosen in each round is [memory]. Initial values, the criterion,
+    the end of the search and all numbers are [inferred].
+
+    Deviations: a schedule and an optimizer state of its own in each fit. The features of frozen layers are computed in
+    each step, not cached.
+    """
+    if run.data.validation is None:
+        raise TutelageError("planting needs a held-out split to select the layers to grow; set --validation 0.1")
+    held_out = labelled_samples(run.data.validation)
+    student = run.student()
+    names = _layers_to_grow(student.module, _example(run, student), layers)
+    if budget is not None and parameters(student) > budget:
+        raise TutelageError(
+            f"the student has {parameters(student)} parameters, more than budget={budget}; use a smaller student or a "
+            "larger budget"
+        )
+    source = run.frozen(*run.teachers()) if alpha else None
+
+    def train(model: Tapped, **options: Any) -> None:
+        new = new_parameters(model.module)
+        trainable = new.__contains__ if new else None
+        run.fit(Learner(model, source, run.label_terms(alpha, temperature), trainable=trainable), **options)
+
+    def grown(model: Tapped, layer: str, generator: torch.Generator) -> Tapped | None:
+        """A copy that is trained with new channels in a layer; ``None`` if it would exceed the budget."""
+        copied = copy.deepcopy(model)
+        example = _example(run, model)
+        places = find_planting(copied.module, layer, channels, example, coupled=names[layer])
+        if places is None:
+            return None
+        plant(copied.module, places, generator)
+        if budget is not None and parameters(copied) > budget:
+            return None
+        copied = copied.rewrapped()
+        train(copied, epochs=planting_epochs)
+        join(copied.module, places)
+        return copied.rewrapped()
+
+    train(student)
+    best = last = _Measured.on(held_out, run, student)
+    history: list[dict[str, Any]] = [best.summary]
+    best_round = 0
+    for number in range(1, rounds + 1):
+        parent, losses = last, dict[str, float]()
+        for index, layer in enumerate(names):
+            generator = torch.Generator().manual_seed(mix_seeds(run.seed, 10, number, index))
+            if (child := grown(parent.model, layer, generator)) is None:
+                continue
+            measured = _Measured.on(held_out, run, child, layer)
+            if not losses or measured.loss < last.loss:
+                last = measured
+            losses[layer] = measured.loss
+        if not losses:
+            break
+        history.append(last.summary | {"losses": losses})
+        if last.loss <= best.loss - delta:
+            best, best_round = last, number
+        if number - best_round == patience:
+            break
+    run.note(growth=history, best_round=best_round)
+    if fine_tune:
+        train(best.model, epochs=fine_tune)
+    return best.model
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """A network, the layer in which it grew last, and its results on the held-out split."""
+
+    model: Tapped
+    layer: str | None
+    loss: float
+    accuracy: float
+
+    @classmethod
+    def on(cls, split: Split, run: Run, model: Tapped, layer: str | None = None) -> _Measured:
+        logits = run.predict(model, split)
+        return cls(model, layer, float(F.cross_entropy(logits, split.labels)), float(accuracy(logits, split.labels)))
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        return {
+            "layer": self.layer,
+            "parameters": parameters(self.model),
+            "held_out_loss": self.loss,
+            "held_out_accuracy": self.accuracy,
+        }
+
+
+def _layers_to_grow(network: nn.Module, example: Tensor, layers: str) -> dict[str, bool]:
+    """The names of the layers in which units can be planted, and whether sums couple them with others.
+
+    Raises:
+        TutelageError: there is none.
+    """
+    inner = plantable(network, example)
+    if layers == "all":
+        names = dict.fromkeys(inner, False) | dict.fromkeys(plantable(network, example, coupled=True), True)
+    else:
+        names = {name: False for name in inner if isinstance(network.get_submodule(name), nn.Conv2d)}
+    if not names:
+        kind, remedy = ("layer", "") if layers == "all" else ("convolution", ", or set layers=all")
+        raise TutelageError(
+            f"{type(network).__name__} has no {kind} where channels can be planted: of two or more channels, which the "
+            f"next layers read separately; use another network{remedy}"
+        )
+    return names
+
+
+def _example(run: Run, model: Tapped) -> Tensor:
+    """Two training samples, normalised and without augmentation."""
+    batch = next(evaluation_batches(run.data.train.subset(torch.arange(min(2, len(run.data.train)))), workers=0))
+    return model.normalised(batch.inputs.to(model.mean.device))
