@@ -118,6 +118,18 @@ def mlp(num_classes: int, inputs: int, width: int = 256) -> nn.Module:
     )
 
 
+def mlp_500_300(num_classes: int, inputs: int) -> nn.Module:
+    """Two hidden layers of 500 and 300 units on the flattened image, the network of MNIST in work on pruning."""
+    return nn.Sequential(
+        nn.Flatten(),
+        nn.Linear(inputs, 500),
+        nn.ReLU(),
+        nn.Linear(500, 300),
+        nn.ReLU(),
+        nn.Linear(300, num_classes),
+    )
+
+
 class NoisyMLP(nn.Module):
     """Two hidden layers, 128 and 64 wide, with batch normalisation and, in training, Gaussian input noise."""
 
