@@ -27,6 +27,7 @@ from tutelage.models.surgery import applied_operations
 from tutelage.models.surgery.skip import apply, skippable
 from tutelage.models.tapped import Tapped
 from tutelage.runs.models import open_model
+from tutelage.studies.functions import read_lines
 from tutelage.training import Run
 
 STUDENT = "resnet8x0.25"
@@ -229,6 +230,19 @@ def test_plain_layers(make_run: MakeRun, refused: Any) -> None:
     student = find("mi_pruning")(run, plain=True, retrain_epochs=1, **FREE)
     assert list(run.notes["stages"][0]["scores"]) == ["2", "4", "6"]
     assert parameters(student) == parameters(make()) - (9 * 16 + 4)
+
+
+def test_measured_information_rises_and_planted_blocks_are_removed() -> None:
+    """The results of ``experiments.mi_pruning``, whose trainings are too long for a test."""
+    lines = read_lines(Path(__file__).parents[2] / "docs" / "results" / "mi_pruning.jsonl")
+    measured = {(line["condition"], line["row"], line["seed"]): line["measured"] for line in lines}
+    seeds = {seed for _, _, seed in measured}
+    assert len(seeds) >= 3
+    for seed in seeds:
+        assert 0 < measured["trained", "cluster", seed]["rise"] < measured["trained", "cluster", seed]["entropy"]
+        whole = measured["planted", "dense", seed]["accuracy"]
+        assert measured["planted", "cluster", seed]["accuracy"] == whole
+        assert measured["planted", "random", seed]["accuracy"] < whole - 0.3
 
 
 def test_a_run_is_opened_again(tiny_data: Data, tmp_path: Path) -> None:
