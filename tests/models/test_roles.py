@@ -261,3 +261,21 @@ def test_an_unrelated_attribute_roles_is_ignored(refused: Any) -> None:
         network.roles = roles  # type: ignore[assignment]
         with refused("unknown layer for role"):
             Tapped(network)
+
+
+@pytest.mark.parametrize("steps", [9, 10])
+def test_sequences_named_by_hand_are_no_patches(steps: int) -> None:
+    """9 steps could be the patches of a grid, 10 with a class token: only a stage is one."""
+
+    class Sequences(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.fc = nn.Linear(64, 5), nn.Linear(5, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            sequences = self.inner(x.flatten(1)[:, None].expand(-1, steps, -1))
+            return self.fc(sequences.mean(1))  # type: ignore[no-any-return]
+
+    images = torch.rand(2, 1, 8, 8)
+    assert Tapped(Sequences(), roles={"states": "inner"}).tap(images, ("states",))["states"].shape == (2, steps, 5)
+    assert Tapped(Sequences(), roles={"stage1": "inner"}).tap(images, ("stage1",))["stage1"].shape == (2, 5, 3, 3)

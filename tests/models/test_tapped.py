@@ -35,6 +35,14 @@ def test_pixels_are_normalised_per_channel() -> None:
     assert torch.equal(Tapped(nn.Identity(), (0.5,), (2.0,))(INPUTS), (INPUTS - 0.5) / 2)
 
 
+def test_networks_that_take_pixels_are_not_normalised() -> None:
+    network = nn.Identity()
+    network.takes_pixels = True  # type: ignore[assignment]
+    model = Tapped(network, MEAN, STD)
+    assert model(INPUTS) is INPUTS
+    assert model.with_normalisation(MEAN, STD).has_normalisation((0.0,), (1.0,))
+
+
 @pytest.mark.parametrize("roles", [("logits",), ("logits", "stage1", "embedding"), ("stage1", "embedding")])
 def test_outputs_are_float32_under_autocast(roles: tuple[str, ...]) -> None:
     model = tapped_network(lambda: ResNet(8, 5))

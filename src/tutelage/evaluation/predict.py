@@ -67,11 +67,13 @@ def predict(
 
 
 @default_settings()
-def predict_roles(model: Tapped, split: Split, roles: Sequence[str], *, device: torch.device | str) -> Tensor:
-    """Compute the outputs of these roles, each (B, K), concatenated along K."""
+def predict_roles(
+    model: Tapped, split: Split, roles: Sequence[str], *, device: torch.device | str, seed: int = 0
+) -> Tensor:
+    """Compute the outputs of these roles, each (B, K) or (B, K, L), concatenated along K; ``seed`` is as above."""
     for batch in evaluation_batches(split.subset(torch.arange(min(2, len(split)))), device=device, workers=0):
         model.trace(batch.inputs)  # tracing is not possible in inference mode
-    return predict(_SideBySide(model, roles), split, device=device)
+    return predict(_SideBySide(model, roles), split, device=device, seed=seed)
 
 
 class _SideBySide(nn.Module):

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -94,7 +94,7 @@ def find_roles(module: nn.Module, inputs: Any, manual: Mapping[str, Tap] = Mappi
     if any(role.startswith("stage") for role in manual):
         automatic_taps = {role: tap for role, tap in automatic_taps.items() if role == "embedding"}
     last = {layer.name: layer for layer in calls}  # calls of a layer; for grids, the flag `overwritten` and the number
-    taps = automatic_taps | {role: _traced_tap(tap, last) for role, tap in manual.items()}
+    taps = automatic_taps | {role: _traced_tap(role, tap, last) for role, tap in manual.items()}
     taps = taps | _preactivations(calls, last, taps) | taps  # in this order, and those named by hand take precedence
     if not taps:
         layers = (
@@ -177,11 +177,13 @@ def _input_tap(layer: TracedLayer) -> Tap:
     return Tap(layer.name, of_input=True, overwritten=overwritten, calls=layer.calls)
 
 
-def _traced_tap(tap: Tap, last: Mapping[str, TracedLayer]) -> Tap:
+def _traced_tap(role: str, tap: Tap, last: Mapping[str, TracedLayer]) -> Tap:
     layer = last.get(tap.layer)
     if layer is None:
         return tap
-    return _input_tap(layer) if tap.of_input else _output_tap(layer)
+    traced = _input_tap(layer) if tap.of_input else _output_tap(layer)
+    # Other sequences, such as spikes over time, can have as many steps as a grid has patches.
+    return traced if re.fullmatch(r"stem|(stage|preactivation)\d+", role) else replace(traced, grid=None)
 
 
 def _preactivations(

@@ -32,7 +32,8 @@ class Tapped(nn.Module):
             ``tapped.module.state_dict()``.
         mean, std: normalisation of floating-point inputs along axis 1, for images one number per channel (or one for
             all). The defaults 0 and 1 leave inputs unchanged, for a network that normalises its inputs itself. Of
-            several inputs only images (B, C, H, W) are normalised. Integers, such as token ids, are never changed.
+            several inputs only images (B, C, H, W) are normalised. Integers, such as token ids, are never changed. A
+            network with an attribute ``takes_pixels`` that is true gets pixels as they are, whatever is given here.
         roles: role to layer name; ``"input:fc"`` is the input of ``fc``. Otherwise the mapping ``roles`` of the module
             is used, if it has one, and all other roles are found by tracing.
         size: (height, width) to which images are resized before the normalisation, by an antialiased bilinear filter on
@@ -58,6 +59,8 @@ class Tapped(nn.Module):
         super().__init__()
         if isinstance(module, Tapped):
             raise TutelageError("Tapped(...) of a Tapped normalises twice; give it the bare network, its .module")
+        if getattr(module, "takes_pixels", False):
+            mean, std = (0.0,), (1.0,)
         self.module = module
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)

@@ -2,7 +2,7 @@
 
 They are parts (``tutelage.parts``) of the kind ``operations``: a file that has the name of an operation, with a
 function ``metrics(model, split, logits, labels)`` that returns JSON values by name. It is called for networks to which
-that operation was applied.
+that operation was applied. A network can also name such a file itself, in an attribute ``metrics_part``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tutelage.parts import import_part, part_names
 
 
 def metrics_of(model: nn.Module, split: Split, logits: Tensor, labels: Tensor) -> dict[str, Any]:
-    """Compute the metrics of the operations applied to this network.
+    """Compute the metrics of the operations applied to this network, and those that it names itself.
 
     Args:
         model: the network, on the device of ``logits``.
@@ -30,7 +30,8 @@ def metrics_of(model: nn.Module, split: Split, logits: Tensor, labels: Tensor) -
         return {}
     names = part_names("operations")
     added: dict[str, Any] = {}
-    for operation in applied_operations(model.module):
-        if operation["operation"] in names:
-            added |= import_part("operations", operation["operation"]).metrics(model, split, logits, labels)
+    applied = [operation["operation"] for operation in applied_operations(model.module)]
+    for name in (getattr(model.module, "metrics_part", None), *applied):
+        if name in names:
+            added |= import_part("operations", name).metrics(model, split, logits, labels)
     return added
