@@ -37,6 +37,7 @@ NEEDS: dict[str, list[str]] = {
     "pdiff": ["--noise", "0.4"],
     "planting": ["--set", "planting_epochs=1", "--set", "rounds=2"],
     "dmnn": ["--student", "dmnn11x0.25"],
+    "spikes": ["--student", "snn8-4"],
     "akdg": ["--student", "mlp-ganx0.1", "--set", "critic_width=0.1", "--set", "critic_steps=2"],
 }
 STUDY = (  # noqa: SIM905
@@ -129,16 +130,17 @@ def commands(root: Path) -> list[Command]:
     """One command a method, and the commands that write other files."""
     from tutelage.methods import find, installed
 
-    teacher, generator = root / "teacher", root / "generator"
+    teacher, spiking, generator = root / "teacher", root / "spiking", root / "generator"
     for folder, words in (
         (teacher, ["train", "--model", TEACHER, *SHORT]),
+        (spiking, ["train", "--model", "snn12-4", *SHORT]),
         (generator, ["train", "--model", "dcganx0.2", "--method", "akdg", "--set", "weight=0", *SHORT]),
     ):
         if code := end(start([*words, "--out", str(folder)], root / "log")):
             raise FailedError(f"{words}: exit code {code}: {_tail(root / 'log')}")
     result = []
     for name in installed():
-        own_teacher = generator if find(name).task == "generation" else teacher
+        own_teacher = generator if find(name).task == "generation" else spiking if name == "spikes" else teacher
         words = ["distill", "--method", name, "--student", STUDENT, "--teacher", str(own_teacher), *SHORT]
         result.append(Command(name, [*words, *NEEDS.get(name, [])]))
     trained_model = ["distill", "--method", "at", "--student", STUDENT, "--teacher", str(teacher), *SHORT]

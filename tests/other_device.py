@@ -36,6 +36,7 @@ from tutelage.data.loader import Batches
 from tutelage.methods import find
 from tutelage.methods.barcode.networks.barcode import BarcodeNet
 from tutelage.methods.dmnn.networks.dmnn import DMNN
+from tutelage.methods.spikes.networks.snn import spiking_network
 from tutelage.models.generator import Generator
 from tutelage.models.networks.dcgan import DCGAN
 from tutelage.models.networks.resnet import ResNet
@@ -261,6 +262,8 @@ def train_weights(method: str, device: str, cache: Path | None = None) -> dict[s
             return Tapped(DMNN(11, 4, 1, (1, 8, 8), 0.25), *training_data.mean_std)
         if method == "mi_pruning":
             return Tapped(ResNet(8, 4, 1, 0.25), *training_data.mean_std)
+        if method == "spikes":
+            return Tapped(spiking_network(4, (1, 8, 8), hidden=2 * width, steps=5))
         if method == "barcode":
             return Tapped(BarcodeNet(width // 2), *training_data.mean_std)
         return Tapped(TinyNet(width=width), *training_data.mean_std)

@@ -125,10 +125,12 @@ def representatives() -> list[str]:
 
 
 def networks(method: str, pair: str) -> tuple[Make, Make]:
-    """The makers of student and teacher: those of the pair, but the student of ``STUDENT`` if the method needs one."""
-    make, teacher = PAIRS[pair]
-    own = _constants(method).get("STUDENT")
-    return make if own is None else zoo_network(own), teacher
+    """The makers of student and teacher: those of the pair, or ``STUDENT`` and ``TEACHER`` if the method needs them."""
+    (make, teacher), own = PAIRS[pair], _constants(method)
+    return (
+        zoo_network(own["STUDENT"]) if "STUDENT" in own else make,
+        zoo_network(own["TEACHER"]) if "TEACHER" in own else teacher,
+    )
 
 
 def brief(method: str) -> Mapping[str, Any]:
@@ -141,12 +143,18 @@ def own_student(method: str, otherwise: str) -> str:
     return str(_constants(method).get("STUDENT", otherwise))
 
 
+def own_teacher(method: str, otherwise: str) -> str:
+    """The name of a network that can teach it: ``TEACHER`` of its own test file, if there is one."""
+    return str(_constants(method).get("TEACHER", otherwise))
+
+
 def _constants(method: str) -> dict[str, Any]:
-    """The constants ``BRIEF`` and ``STUDENT`` of a method's own test file, where it has them."""
+    """The constants ``BRIEF``, ``STUDENT`` and ``TEACHER`` of a method's own test file, where it has them."""
     file = Path(__file__).with_name(f"test_{method}.py")
     statements = ast.parse(file.read_text(encoding="utf-8")).body if file.exists() else []
+    names = ("BRIEF", "STUDENT", "TEACHER")
     return {
         name: ast.literal_eval(statement.value)
         for statement in statements
-        if isinstance(statement, ast.Assign) and (name := ast.unparse(statement.targets[0])) in ("BRIEF", "STUDENT")
+        if isinstance(statement, ast.Assign) and (name := ast.unparse(statement.targets[0])) in names
     }

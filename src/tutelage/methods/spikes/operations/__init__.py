@@ -1,0 +1,1 @@
+"""Metrics of networks for this method."""
