@@ -25,6 +25,7 @@ from tutelage.methods.spikes.terms import window_distance
 from tutelage.models.load import make_model
 from tutelage.models.tapped import Tapped
 from tutelage.runs.models import open_model
+from tutelage.studies.functions import read_lines
 from tutelage.tasks import evaluate
 from tutelage.training import Run
 
@@ -159,6 +160,31 @@ def test_matched_counts_come_near_the_teachers_and_help_few_neurons(on_cpu: Hard
     accuracies = [float(accuracy(counts(model), data.test.labels)) for model in (labels, matched)]
     assert distances[1] < 0.8 * distances[0]
     assert accuracies[1] > accuracies[0] + 0.03
+
+
+def test_measured_gains_need_few_neurons_and_counts_follow_the_teacher() -> None:
+    """The results of ``experiments.spikes``, whose trainings are too long for a test."""
+    lines = read_lines(Path(__file__).parents[2] / "docs" / "results" / "spikes.jsonl")
+
+    def values(condition: str, row: str, name: str) -> Tensor:
+        measured = {
+            line["seed"]: line["measured"] for line in lines if (line["condition"], line["row"]) == (condition, row)
+        }
+        assert len(measured) == 5
+        return torch.tensor([measured[seed][name] for seed in sorted(measured)])
+
+    gains = {c: values(c, "count", "accuracy") - values(c, "labels", "accuracy") for c in ("slow", "8", "16")}
+    assert gains["slow"].mean() > 0.05
+    assert (gains["slow"] > 0).all()
+    assert gains["8"].mean() > 0.01
+    assert gains["16"].mean().abs() < 0.01
+    for condition in ("8", "16"):
+        target = values(condition, "labels", "teacher_count").mean()
+        deviations = {
+            row: values(condition, row, "count").mean() - target for row in ("labels", "rate", "window", "count")
+        }
+        assert max(abs(deviations["window"]), abs(deviations["count"])) < 0.1
+        assert min(deviations["labels"], deviations["rate"]) > 0.2
 
 
 @pytest.mark.filterwarnings("ignore:the teacher .* chance level")
