@@ -1,1 +1,0 @@
-"""How ``tutelage compress`` uses this method."""
