@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from tutelage.evaluation import parameters
 from tutelage.models.networks.shufflenetv1 import shuffled
@@ -99,3 +100,14 @@ def test_unknown_sizes_name_those_that_exist(refused: Any) -> None:
         build("shufflenetv2x0.7", num_classes=5, input_shape=(3, 32, 32))
     with refused("did you mean"):
         build("shufflenet", num_classes=5, input_shape=(3, 32, 32))
+
+
+def test_shuffled_channels_are_exported_for_any_batch_size() -> None:
+    class Shuffling(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return shuffled(x, 3)
+
+    batch = torch.export.Dim("batch")  # an error if the size of the example becomes part of the program
+    program = torch.export.export(Shuffling(), (torch.rand(2, 6, 4, 4),), dynamic_shapes=({0: batch},))
+    images = torch.rand(5, 6, 4, 4)
+    assert torch.equal(program.module()(images), shuffled(images, 3))

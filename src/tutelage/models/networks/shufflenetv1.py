@@ -18,7 +18,7 @@ STAGES = ((240, 4), (480, 8), (960, 4))  # channels, units
 
 def shuffled(x: Tensor, groups: int) -> Tensor:
     """The channels of (B, C, H, W) in another order: the first of each group, then the second of each, and so on."""
-    grouped = x.view(len(x), groups, -1, *x.shape[2:])
+    grouped = x.view(x.shape[0], groups, -1, *x.shape[2:])
     return grouped.transpose(1, 2).flatten(1, 2)
 
 
