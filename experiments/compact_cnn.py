@@ -20,9 +20,10 @@ from tutelage.evaluation import accuracy
 from tutelage.evaluation.cost import flops, parameters
 from tutelage.methods import find
 from tutelage.methods.compact_cnn.partition import layer_blocks
-from tutelage.methods.compact_cnn.resources import Resource, extract, resources_of
+from tutelage.methods.compact_cnn.resources import Resource, resources_of
 from tutelage.methods.compact_cnn.steps import example_images
 from tutelage.methods.compact_cnn.widths import most_important, widened
+from tutelage.models.groups import select
 from tutelage.models.tapped import Tapped
 from tutelage.report.markdown import Column
 from tutelage.training import Learner, Run
@@ -96,7 +97,7 @@ def trained(row: Row, data: Data, seed: int, rate: float = TEACHER_RATE) -> tupl
     resources = resources_of(compact.module, example, blocks, row.resource)
     goal = int(TARGET * resources.total(resources.units))
     counts = widened(resources, [0.05 * units for units in resources.units], goal, 2)
-    extract(compact.module, resources.groups, most_important([torch.zeros(units) for units in resources.units], counts))
+    select(compact.module, resources.groups, most_important([torch.zeros(units) for units in resources.units], counts))
     run.fit(Learner(compact, run.frozen(teacher), run.label_terms(row.kd_alpha)))
     return compact, run
 

@@ -151,6 +151,8 @@ def select(network: nn.Module, groups: Sequence[Group], remaining: Sequence[Tens
                 channels = channels_of.setdefault((name, outputs), torch.ones(size, dtype=torch.bool))
                 channels[columns.cpu()[~mask.cpu()]] = False
     for (name, outputs), channels in channels_of.items():
+        if bool(channels.all()):
+            continue
         indices = channels.nonzero().squeeze(1)
         select_units(network, name, outputs=indices) if outputs else select_units(network, name, inputs=indices)
 

@@ -13,8 +13,9 @@ from tests.conftest import TinyNet
 from tests.models.networks import with_statistics
 from tutelage.evaluation.cost import flops, parameters
 from tutelage.methods.compact_cnn.partition import layer_blocks
-from tutelage.methods.compact_cnn.resources import Resource, extract, norms_of, resources_of, switch_off
+from tutelage.methods.compact_cnn.resources import Resource, norms_of, resources_of, switch_off
 from tutelage.methods.compact_cnn.widths import meet, widened
+from tutelage.models.groups import select
 from tutelage.models.networks.mobilenetv2 import InvertedResidual
 from tutelage.models.tapped import Tapped
 from tutelage.models.zoo import build
@@ -95,7 +96,7 @@ def test_cost_is_that_of_the_extracted_network_and_logits_those_without_units_sw
     for seed in range(4):
         masks = masks_of(cost.units, seed)
         smaller, off = copy.deepcopy(network), copy.deepcopy(network)
-        extract(smaller, cost.groups, masks)
+        select(smaller, cost.groups, masks)
         switch_off(off, cost.groups, masks)
         numbers = [int(mask.sum()) for mask in masks]
         assert cost.total(numbers) == count(smaller, EXAMPLE[:1])
@@ -116,7 +117,7 @@ def test_biases_of_units_without_scale_change_the_logits() -> None:
                 norm.weight[columns[~mask].flatten()] = 0
                 norm.bias[columns[~mask].flatten()] = 0.5
         before = network(EXAMPLE)
-        extract(network, cost.groups, masks)
+        select(network, cost.groups, masks)
         assert (network(EXAMPLE) - before).abs().max() > 1e-3
 
 

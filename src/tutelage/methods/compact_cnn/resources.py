@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from tutelage.evaluation.cost import flops, parameters
-from tutelage.models.groups import Group, groups
+from tutelage.models.groups import Group, groups, select
 from tutelage.models.modes import eval_mode
 from tutelage.models.outputs import first_tensor
-from tutelage.models.surgery.resize import depthwise, layer_sizes, resizable, select_units
+from tutelage.models.surgery.resize import depthwise, layer_sizes, resizable
 
 Resource = Literal["flops", "parameters"]
 
@@ -197,7 +197,7 @@ def _is_valid(network: nn.Module, example: Tensor, cost: Resources, numbers: Seq
         remaining[number][::2] = False
     off, smaller = copy.deepcopy(network), copy.deepcopy(network)
     switch_off(off, cost.groups, remaining)
-    extract(smaller, cost.groups, remaining)
+    select(smaller, cost.groups, remaining)
     with eval_mode(off), eval_mode(smaller), torch.no_grad():
         expected, actual = first_tensor(off(example)), first_tensor(smaller(example))
     if expected is None or actual is None:
@@ -215,21 +215,3 @@ def switch_off(network: nn.Module, candidates: Sequence[Group], remaining: Seque
             channels = columns[~alive].flatten().to(norm.weight.device)
             norm.weight[channels] = 0
             norm.bias[channels] = 0
-
-
-def extract(network: nn.Module, candidates: Sequence[Group], remaining: Sequence[Tensor]) -> None:
-    """Remove the units that do not remain, (units,) bool for each group, from all groups at once.
-
-    The indices of a group are those of the whole network, so groups with a common layer cannot be removed in turn.
-    """
-    masks: dict[tuple[str, bool], Tensor] = {}
-    for group, alive in zip(candidates, remaining, strict=True):
-        for is_output, layers in ((True, {**group.layers, **group.between}), (False, group.consumers)):
-            for name, columns in layers.items():
-                size = layer_sizes(network.get_submodule(name))[is_output]
-                mask = masks.setdefault((name, is_output), torch.ones(size, dtype=torch.bool))
-                mask[columns.cpu()[~alive.cpu()]] = False
-    for (name, is_output), mask in masks.items():
-        if not bool(mask.all()):
-            indices = mask.nonzero().squeeze(1)
-            select_units(network, name, **{"outputs" if is_output else "inputs": indices})

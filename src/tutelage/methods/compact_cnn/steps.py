@@ -13,7 +13,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from tutelage.data.loader import evaluation_batches
 from tutelage.errors import TutelageError
 from tutelage.methods._start import another_network, start_from_teacher
-from tutelage.methods.compact_cnn.resources import Resources, extract, norms_of
+from tutelage.methods.compact_cnn.resources import Resources, norms_of
+from tutelage.models.groups import select
 from tutelage.models.modes import eval_mode
 from tutelage.models.outputs import first_tensor
 from tutelage.models.tapped import Tapped
@@ -105,7 +106,7 @@ def extraction_difference(model: Tapped, resources: Resources, alive: Sequence[T
     """The largest difference of a logit by the removal of the units that are not alive, (units,) bool by group."""
     images = images.to(model.mean.device)
     smaller = copy.deepcopy(model.module)
-    extract(smaller, resources.groups, alive)
+    select(smaller, resources.groups, alive)
     with eval_mode(model.module), eval_mode(smaller):
         expected, actual = first_tensor(model.module(images)), first_tensor(smaller(images))
     assert expected is not None
@@ -141,5 +142,5 @@ def extracted(
             for norm, columns in norms_of(student.module, group):
                 on = norm.weight[columns[before].flatten().to(norm.weight.device)]
                 norm.weight[columns[after & ~before].flatten().to(norm.weight.device)] = on.abs().min()
-    extract(student.module, resources.groups, remaining)
+    select(student.module, resources.groups, remaining)
     return student
