@@ -86,12 +86,13 @@ def _by_run(progress: Callable[[dict[str, Any]], None], console: Console) -> Cal
 def _print_table(compression: Compression) -> None:
     from rich.table import Table
 
+    from tutelage.compression.compress import PACKED
     from tutelage.compression.page import size_text
     from tutelage.report.console import Terminal, print_plain
 
     dense, knee, front = compression.dense, compression.knee(), compression.front()
     table = Table(title=f"{compression.network} on {compression.data}, {', '.join(compression.targets)}")
-    table.add_column("network")
+    table.add_column("network", overflow="fold")
     for column in (compression.metric.short_title, "ms", "size", "FLOPs", "param."):
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("")
@@ -107,4 +108,7 @@ def _print_table(compression: Compression) -> None:
             mark,
         )
     Terminal().print(table)
+    for variant in compression.variants:
+        if variant.packed is not None and not variant.name.endswith(" INT8"):
+            print_plain(f"{variant.name}: {size_text(variant.packed)} with weights of few bits ({PACKED})")
     print_plain(f"best compromise between {compression.metric.title} and latency: {knee.name}")

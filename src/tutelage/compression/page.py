@@ -101,5 +101,7 @@ def scatter(compression: Compression, cost: str, title: str, sheet: Sheet) -> st
     x, y = places[id(compression.knee(cost))]
     ring = {"markerfacecolor": "none", "markeredgecolor": INK, "markeredgewidth": 1.4}
     axes.add_artist(stroke([x], [y], INK, marker="o", markersize=13, **ring))
-    label_points(axes, [variant.name for variant in variants], xs, ys, range(len(variants)))
+    marked = [*compression.front(cost), compression.dense]
+    labelled = [number for number, variant in enumerate(variants) if any(variant is other for other in marked)]
+    label_points(axes, [variant.name for variant in variants], xs, ys, labelled, length=32)
     return sheet.drawing(figure, f"{compression.metric.short_title} against {title}")

@@ -14,10 +14,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-def label_points(axes: Axes, names: Sequence[str], xs: Array, ys: Array, labelled: Sequence[int]) -> None:
+def label_points(
+    axes: Axes, names: Sequence[str], xs: Array, ys: Array, labelled: Sequence[int], length: int = 18
+) -> None:
     """Write the names of the ``labelled`` points beside them, with a line if needed.
 
-    A name is left out where it would cover another point or name.
+    A name is truncated to ``length`` characters, and left out where it would cover another point or name.
     """
     positions = axes.transData.transform(np.stack([xs, ys], 1)) * 72 / axes.figure.dpi
     frame = axes.bbox.bounds
@@ -26,7 +28,7 @@ def label_points(axes: Axes, names: Sequence[str], xs: Array, ys: Array, labelle
     occupied = [(x - 4, y - 4, x + 4, y + 4) for x, y in positions]
     for number in sorted(labelled, key=lambda index: -positions[index][1]):
         x, y = positions[number]
-        name = shortened(names[number], 18)
+        name = shortened(names[number], length)
         width = 5.4 * len(name)
         offsets = [(7.0, 0.0), (-7.0 - width, 0.0)]
         offsets += [
