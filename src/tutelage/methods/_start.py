@@ -31,10 +31,10 @@ def start_from_teacher(run: Run, student: Tapped, teacher: Tapped) -> bool:
     return False
 
 
-def another_network(student: Tapped, teacher: Tapped, otherwise: str) -> TutelageError:
+def another_network(student: Tapped, teacher: Tapped, otherwise: str, setting: str = "start") -> TutelageError:
     """The error of the setting ``start=teacher`` where ``start_from_teacher`` is False; ``otherwise`` is a remedy."""
     return TutelageError(
-        f"start=teacher copies the teacher's weights, but the student, {type(student.module).__name__}, is another "
+        f"{setting}=teacher copies the teacher's weights, but the student, {type(student.module).__name__}, is another "
         f"network than the teacher, {type(teacher.module).__name__}, or has another normalisation; use the same, "
-        f"or start={otherwise}"
+        f"or {setting}={otherwise}"
     )

@@ -16,7 +16,7 @@ from tutelage.errors import TutelageError
 from tutelage.evaluation.metrics import accuracy
 from tutelage.evaluation.predict import labelled_samples
 from tutelage.methods import Positive, Share, method
-from tutelage.methods._start import start_from_teacher
+from tutelage.methods._start import another_network, start_from_teacher
 from tutelage.methods.lre_amc.compensation import compensate, second_moments
 from tutelage.methods.lre_amc.redundancy import eliminate
 from tutelage.models.groups import MIN_UNITS, drop, group_of, prunable
@@ -101,10 +101,7 @@ def lre_amc(
     if dense == "trained":
         run.fit(Learner(student, None, {"ce": CrossEntropy()}))
     elif not start_from_teacher(run, student, run.teacher()):
-        raise TutelageError(
-            f"dense=teacher starts from the teacher's weights, but the student, {type(student.module).__name__}, is "
-            f"another network than the teacher, {type(run.teacher().module).__name__}; use the same, or dense=trained"
-        )
+        raise another_network(student, run.teacher(), "trained", setting="dense")
     teacher = Frozen(copy.deepcopy(student))
     max_epochs = run.epochs if repair_epochs is None else repair_epochs
     goal = _accuracy(run, student, held_out) - tolerance - 1e-6

@@ -18,7 +18,7 @@ from tutelage.errors import TutelageError
 from tutelage.evaluation.metrics import accuracy
 from tutelage.evaluation.predict import labelled_samples
 from tutelage.methods import NonNegative, Positive, Share, method
-from tutelage.methods._start import start_from_teacher
+from tutelage.methods._start import another_network, start_from_teacher
 from tutelage.methods.mi_pruning.clusters import Choice, remaining
 from tutelage.methods.mi_pruning.estimators import (
     Bounds,
@@ -134,10 +134,7 @@ def mi_pruning(
     if dense == "trained":
         run.fit(Learner(student, None, {"ce": CrossEntropy()}))
     elif not start_from_teacher(run, student, run.teacher()):
-        raise TutelageError(
-            f"dense=teacher starts from the teacher's weights, but the student, {type(student.module).__name__}, is "
-            f"another network than the teacher, {type(run.teacher().module).__name__}; use the same, or dense=trained"
-        )
+        raise another_network(student, run.teacher(), "trained", setting="dense")
     scoring = Scoring(score, target, bounds, variance, pool, samples, passes)
     teacher = Frozen(copy.deepcopy(student)) if alpha else None
     terms = labels_and_soft_targets(alpha, temperature)
