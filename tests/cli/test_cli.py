@@ -267,7 +267,20 @@ def test_the_page_of_a_method(run: Command) -> None:
 
 @pytest.mark.parametrize(
     "command",
-    ["train", "study", "evaluate", "export", "predict", "calibrate", "push", "report", "demo", "data", "labels"],
+    [
+        "train",
+        "study",
+        "evaluate",
+        "export",
+        "predict",
+        "calibrate",
+        "push",
+        "report",
+        "demo",
+        "data",
+        "labels",
+        "compress",
+    ],
 )
 def test_help_writes_all_types_in_one_style(run: Command, command: str) -> None:
     code, out, _ = run(command, "--help")
