@@ -38,7 +38,7 @@ class Row:
     """How the network is made smaller, what it learns from, and its learning rate."""
 
     widths: Literal["dense", "uniform", "learned"] = "learned"
-    kd_alpha: float = 0.7
+    alpha: float = 0.7
     resource: Resource = "flops"
     settings: Mapping[str, Any] = field(default_factory=dict)
     lr: float = 0.1  # compact_cnn_tuning
@@ -49,7 +49,7 @@ ROWS: Mapping[str, Row] = {
     "uniform, KD": Row("uniform", lr=0.05),
     "uniform, CE": Row("uniform", 0.0, lr=0.05),
     "learned, KD": Row(),
-    "learned, CE": Row(kd_alpha=0.0),
+    "learned, CE": Row(alpha=0.0),
     "early blocks x 3": Row(settings={"multipliers": (3.0, 1.0, 0.3, 0.3)}),
     "late blocks x 3": Row(settings={"multipliers": (0.3, 1.0, 3.0, 3.0)}),
     "targets of blocks": Row(settings={"block_targets": (0.3, 0.3, 0.3, 1.0)}),
@@ -90,7 +90,7 @@ def trained(row: Row, data: Data, seed: int, rate: float = TEACHER_RATE) -> tupl
         return teacher, run
     if row.widths == "learned":
         settings = {"target": TARGET, "resource": row.resource, "strength": STRENGTH, **row.settings}
-        return find("compact_cnn")(run, start="teacher", kd_alpha=row.kd_alpha, **settings), run
+        return find("compact_cnn")(run, start="teacher", alpha=row.alpha, **settings), run
     compact = run.student(1)
     example = example_images(run, compact)
     blocks = layer_blocks(run.trace(compact), example, "stages")
@@ -98,7 +98,7 @@ def trained(row: Row, data: Data, seed: int, rate: float = TEACHER_RATE) -> tupl
     goal = int(TARGET * resources.total(resources.units))
     counts = widened(resources, [0.05 * units for units in resources.units], goal, 2)
     select(compact.module, resources.groups, most_important([torch.zeros(units) for units in resources.units], counts))
-    run.fit(Learner(compact, run.frozen(teacher), run.label_terms(row.kd_alpha)))
+    run.fit(Learner(compact, run.frozen(teacher), run.label_terms(row.alpha)))
     return compact, run
 
 

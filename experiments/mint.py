@@ -40,7 +40,7 @@ BLOCKS, UNITS = 4, 4  # of the network with planted connections
 ROWS: dict[str, dict[str, Any]] = {
     "dense": {},
     "MINT": {},
-    "MINT, soft targets": {"kd_alpha": 0.9},
+    "MINT, soft targets": {"alpha": 0.9},
     "magnitude": {"criterion": "magnitude"},
     "random": {"criterion": "random"},
 }

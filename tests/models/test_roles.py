@@ -264,10 +264,12 @@ def test_an_unrelated_attribute_roles_is_ignored(refused: Any) -> None:
 
 
 @pytest.mark.parametrize("steps", [9, 10])
-def test_sequences_named_by_hand_are_no_patches(steps: int) -> None:
-    """9 steps could be the patches of a grid, 10 with a class token: only a stage is one."""
+def test_sequences_that_a_network_declares_are_no_patches(steps: int) -> None:
+    """9 steps could be the patches of a grid, 10 with a class token."""
 
     class Sequences(nn.Module):
+        sequence_roles = ("states",)
+
         def __init__(self) -> None:
             super().__init__()
             self.inner, self.fc = nn.Linear(64, 5), nn.Linear(5, 4)
@@ -278,4 +280,4 @@ def test_sequences_named_by_hand_are_no_patches(steps: int) -> None:
 
     images = torch.rand(2, 1, 8, 8)
     assert Tapped(Sequences(), roles={"states": "inner"}).tap(images, ("states",))["states"].shape == (2, steps, 5)
-    assert Tapped(Sequences(), roles={"stage1": "inner"}).tap(images, ("stage1",))["stage1"].shape == (2, 5, 3, 3)
+    assert Tapped(Sequences(), roles={"features": "inner"}).tap(images, ("features",))["features"].shape == (2, 5, 3, 3)

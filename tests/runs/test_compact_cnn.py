@@ -24,6 +24,7 @@ from tutelage.training.fit import FitResult
 
 BRIEF = {"strength": 30.0, "target": 0.7}  # for the conformance tests
 STUDENT = "wrn-10-1"
+TEACHER = "wrn-10-1"
 SHORT = Recipe(epochs=2, batch_size=16, lr=0.05)
 SETTINGS = {"strength": 30.0, "structure_epochs": 12}
 CHANNELS = (16, 16, 32, 32)
@@ -93,7 +94,7 @@ def test_block_targets_are_reached(trained: Callable[..., tuple[Run, Tapped]]) -
 
 
 def test_without_teacher_term_it_uses_the_labels_alone(trained: Callable[..., tuple[Run, Tapped]]) -> None:
-    run, _ = trained(kd_alpha=0.0)
+    run, _ = trained(alpha=0.0)
     assert len(run.fits) == 3
     for fitted in run.fits:
         assert "kd" not in fitted.history[-1]["learners"]["student"]
@@ -211,7 +212,7 @@ def test_unsuitable_runs_are_refused(
     run = Run(tiny_data, lambda: sequential(tiny_data), [tiny_model(1)], recipe=SHORT, hardware=on_cpu)
     with refused("start=teacher", "Sequential", "TinyNet", "start=trained"):
         find("compact_cnn")(run, start="teacher")
-    for settings in ({"target": 1.0}, {"floor": 1}, {"strength": 0}, {"kd_alpha": 2}, {"multipliers": (-1, 1, 1)}):
+    for settings in ({"target": 1.0}, {"floor": 1}, {"strength": 0}, {"alpha": 2}, {"multipliers": (-1, 1, 1)}):
         with refused(next(iter(settings))):
             trained(**settings)
 

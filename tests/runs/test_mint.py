@@ -121,7 +121,7 @@ def test_start_from_the_teacher_with_soft_targets(make_run: Callable[..., Run], 
     teacher = Tapped(layers(5))
     before = state_of(teacher)
     run = make_run(teacher)
-    student = find("mint")(run, start="teacher", groups=2, share=1.0, cap=0.5, kd_alpha=0.9, retrain_epochs=1)
+    student = find("mint")(run, start="teacher", groups=2, share=1.0, cap=0.5, alpha=0.9, retrain_epochs=1)
     (fitted,) = run.fits
     assert set(fitted.history[-1]["learners"]["student"]) >= {"ce", "kd"}
     assert len(fitted.history) == 1
@@ -132,7 +132,7 @@ def test_start_from_the_teacher_with_soft_targets(make_run: Callable[..., Run], 
 
 def test_dense_network_teaches_without_another_teacher(make_run: Callable[..., Run]) -> None:
     run = make_run()
-    find("mint")(run, groups=2, share=1.0, cap=0.5, kd_alpha=0.5)
+    find("mint")(run, groups=2, share=1.0, cap=0.5, alpha=0.5)
     assert [set(fit.history[0]["learners"]["student"]) >= {"kd"} for fit in run.fits] == [False, True]
 
 

@@ -285,7 +285,7 @@ def test_cached_outputs_of_a_resizing_teacher_equal_computed_ones(
             )  # fmt: skip
             states.append(result.model.state_dict())
         assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
-    names = sorted(file.name.split("-", 1)[1] for file in folder.iterdir())
+    names = sorted(file.name.split("-", 1)[1] for file in folder.glob("*.outputs"))
     assert names == [f"{size}float32-logits-float32.outputs" for size in ("12x12-", "16x16-", "")]
     sized = next(file for file in folder.iterdir() if "16x16" in file.name)
     assert b'"size": [16, 16]' in sized.read_bytes()[:4096]

@@ -95,8 +95,8 @@ class Recorder(Rehearsal):
 @cache
 def use_of(method: str) -> Use:
     """What a method uses; everything, where its rehearsal ends early."""
-    pixels = torch.arange(24 * 64, dtype=torch.uint8).view(24, 8, 8, 1)
-    part = Split.of(pixels, torch.arange(24) % 4)
+    pixels = torch.arange(36 * 64, dtype=torch.uint8).view(36, 8, 8, 1)
+    part = Split.of(pixels, torch.arange(36) % 4)
     data = Data("rehearsed", ("a", "b", "c", "d"), part, part, part)
     make, teacher = networks(method, FEW[0])
     hardware = Hardware(device="cpu", precision="float32", channels_last=False, workers=0)

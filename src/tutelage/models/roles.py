@@ -84,6 +84,8 @@ def find_roles(module: nn.Module, inputs: Any, manual: Mapping[str, Tap] = Mappi
         manual: from ``parse_roles``; these roles take precedence over those found. If one of them is a stage, the
             network has only the stages and the stem named by hand.
 
+    An attribute ``sequence_roles`` of the network names roles whose outputs (B, T, ...) are sequences and no patches.
+
     Raises:
         TutelageError: neither a stage nor an embedding was found; the message lists the traced layers.
     """
@@ -94,7 +96,9 @@ def find_roles(module: nn.Module, inputs: Any, manual: Mapping[str, Tap] = Mappi
     if any(role.startswith("stage") for role in manual):
         automatic_taps = {role: tap for role, tap in automatic_taps.items() if role == "embedding"}
     last = {layer.name: layer for layer in calls}  # calls of a layer; for grids, the flag `overwritten` and the number
-    taps = automatic_taps | {role: _traced_tap(role, tap, last) for role, tap in manual.items()}
+    taps = automatic_taps | {role: _traced_tap(tap, last) for role, tap in manual.items()}
+    # Sequences, such as spikes over time, can have as many steps as a grid has patches.
+    taps |= {role: replace(taps[role], grid=None) for role in getattr(module, "sequence_roles", ()) if role in taps}
     taps = taps | _preactivations(calls, last, taps) | taps  # in this order, and those named by hand take precedence
     if not taps:
         layers = (
@@ -177,13 +181,11 @@ def _input_tap(layer: TracedLayer) -> Tap:
     return Tap(layer.name, of_input=True, overwritten=overwritten, calls=layer.calls)
 
 
-def _traced_tap(role: str, tap: Tap, last: Mapping[str, TracedLayer]) -> Tap:
+def _traced_tap(tap: Tap, last: Mapping[str, TracedLayer]) -> Tap:
     layer = last.get(tap.layer)
     if layer is None:
         return tap
-    traced = _input_tap(layer) if tap.of_input else _output_tap(layer)
-    # Other sequences, such as spikes over time, can have as many steps as a grid has patches.
-    return traced if re.fullmatch(r"stem|(stage|preactivation)\d+", role) else replace(traced, grid=None)
+    return _input_tap(layer) if tap.of_input else _output_tap(layer)
 
 
 def _preactivations(

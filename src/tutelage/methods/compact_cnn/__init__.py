@@ -52,8 +52,8 @@ def compact_cnn(
     expand_from: Annotated[float, Field(gt=0, lt=1)] | None = None,
     start: Literal["trained", "teacher"] = "trained",
     finish: Literal["scratch", "finetune"] = "scratch",
-    kd_alpha: Share = 0.7,
-    kd_temperature: Positive = 4.0,
+    alpha: Share = 0.7,
+    temperature: Positive = 4.0,
     floor: Annotated[int, Field(ge=MIN_UNITS)] = MIN_UNITS,
 ) -> Tapped:
     """Compact CNN: learn the number of channels of each layer under a budget, distilling the whole network.
@@ -104,8 +104,8 @@ def compact_cnn(
             up to those of the dense network, to meet ``target`` (the expansion of MorphNet, once).
         start: the dense network: "trained" is a first fit on the label loss, "teacher" the run's teacher.
         finish: "scratch" trains new weights, those of the remaining units of a new network; "finetune" the remaining.
-        kd_alpha: alpha; with 0 the label loss alone is used in steps 2 and 3.
-        kd_temperature: T.
+        alpha: alpha; with 0 the label loss alone is used in steps 2 and 3.
+        temperature: T.
         floor: the smallest number of units of a layer.
 
     Evidence: only the abstract could be read: block-wise weights of a resource regulariser, and distillation in both
@@ -145,7 +145,7 @@ def compact_cnn(
         proximal=step == "proximal",
     )
     rule = Shrinkage(loss, rate, tolerance, run.recipe.accumulate)
-    terms: dict[str, Term | Weighted] = {**run.label_terms(kd_alpha, kd_temperature), "resource": loss}
+    terms: dict[str, Term | Weighted] = {**run.label_terms(alpha, temperature), "resource": loss}
     norms = norm_parameters(student)
     fitted = run.fit(
         Learner(
@@ -176,7 +176,7 @@ def compact_cnn(
         structure=rule.history,
         **costs(resources, counts, remaining, goal),
     )
-    run.fit(Learner(compact, source, run.label_terms(kd_alpha, kd_temperature)))
+    run.fit(Learner(compact, source, run.label_terms(alpha, temperature)))
     return compact
 
 

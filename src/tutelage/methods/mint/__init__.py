@@ -45,8 +45,8 @@ def mint(
     criterion: Literal["information", "magnitude", "random"] = "information",
     remove: bool = False,
     retrain_epochs: Annotated[int, Field(ge=0)] | None = None,
-    kd_alpha: Share = 0.0,
-    kd_temperature: Positive = 4.0,
+    alpha: Share = 0.0,
+    temperature: Positive = 4.0,
 ) -> Tapped:
     """MINT pruning: fix the weights between groups of units with little mutual information at 0, and train the rest.
 
@@ -91,8 +91,8 @@ def mint(
         criterion: "information"; "magnitude", the mean absolute weight of a group; or "random".
         remove: remove units that no layer reads any more.
         retrain_epochs: of the second fit; ``None`` for those of the recipe; 0 for no second fit.
-        kd_alpha: the weight of Hinton's loss to the dense network in the second fit; the paper has none.
-        kd_temperature: its T.
+        alpha: the weight of Hinton's loss to the dense network in the second fit; the paper has none.
+        temperature: its T.
 
     Evidence: the authors' code for the estimator's idea, the groups, both thresholds, the activations and the training.
     How layers are found, equal scores, groups of unequal size and the division into the three parts are [inferred].
@@ -129,7 +129,7 @@ def mint(
     if run.data.validation is not None and bool((hard_labels(run.data.validation.labels) >= 0).any()):
         run.note(pruned_accuracy=_accuracy(run, pruned, run.data.validation))
     if retrain_epochs != 0:
-        learner = Learner(pruned, source if kd_alpha else None, run.label_terms(kd_alpha, kd_temperature))
+        learner = Learner(pruned, source if alpha else None, run.label_terms(alpha, temperature))
         run.fit(learner, epochs=retrain_epochs or run.epochs)
     return pruned
 

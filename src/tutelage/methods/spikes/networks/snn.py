@@ -49,6 +49,7 @@ class SpikingNetwork(nn.Module):
     """
 
     takes_pixels = True
+    sequence_roles = ("spikes", "hidden_spikes")
     metrics_part = "snn"
 
     def __init__(self, layers: Sequence[nn.Module], steps: int) -> None:
