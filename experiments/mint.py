@@ -222,10 +222,11 @@ TAIL = """
   below the mean of ten random masks, with 20 groups 17.1 ± 9.5 points: better than 2 % of them. That MINT is far better
   than random, which was expected here, is refuted. Magnitude is 20 ± 10 points better than random with 10 groups, so
   that a criterion can be better, and as good as random with 20.
-- **The size of the groups is at fault, not the estimator.** It finds all planted connections, although magnitude finds
-  none of them. In the network of the paper, each estimate compares 333 or 833 pairs of rows in several hundred
+- **A probable reason is the size of the groups.** The estimator finds all planted connections, although magnitude
+  finds none of them. In the network of the paper, each estimate compares 333 or 833 pairs of rows in several hundred
   dimensions, of which it exchanges 25 or 50. The scores of a network on two disjoint sets of images have a correlation
-  of 0.19 ± 0.20 with 10 groups and 0.12 ± 0.12 with 20. So the rank of a connection is mostly chance.
+  of 0.19 ± 0.20 with 10 groups and 0.12 ± 0.12 with 20. So the rank of a connection is mostly chance. No experiment
+  with other sizes proves the reason.
 - With both layers cut, training decides nothing between the criteria. The classes of the last layer are groups of their
   own, of which 2 of 10 inputs remain on average, and none for some. How many classes have lost all inputs, by chance
   0 to 6, decides the accuracy.
