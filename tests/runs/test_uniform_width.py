@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 import tutelage
 from tutelage.config import Hardware, Recipe
@@ -59,6 +60,10 @@ def test_largest_filters_of_the_teacher_remain(make_run: Callable[..., Run], tin
 def test_what_cannot_be_reached_is_refused(make_run: Callable[..., Run], tiny_model: Any, refused: Any) -> None:
     with refused("cannot be reduced to 0.001", "choose a larger target"):
         find("uniform_width")(make_run(tiny_model(0, width=12)), target=0.001)
+    network = tiny_model(0, width=12)
+    network.module = nn.Sequential(nn.Flatten(), nn.Linear(64, 4))
+    with refused("Sequential has no units that can be removed"):
+        find("uniform_width")(make_run(tiny_model(0), student=lambda: network))
     with refused("another network", "start=initial"):
         find("uniform_width")(make_run(tiny_model(0, width=6)), start="teacher")
 

@@ -59,6 +59,11 @@ def uniform_width(
     part = run.data.train.subset(torch.arange(2))
     images = student.normalised(next(evaluation_batches(part, workers=0)).inputs.to(student.mean.device))
     candidates = groups(student.module, images)
+    if not candidates:
+        raise TutelageError(
+            f"{type(student.module).__name__} has no units that can be removed: the next layers do not read them "
+            "separately, or another operation needs their number; use another network"
+        )
     cost = flops if resource == "flops" else _parameters
     masks = _largest_at_most(student.module, candidates, images[:1], cost, target)
     select(student.module, candidates, masks)
