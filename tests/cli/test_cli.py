@@ -289,6 +289,23 @@ def test_help_writes_all_types_in_one_style(run: Command, command: str) -> None:
     assert re.findall(r"^ +--[\w-]+ (?!<)\S+(?=  |$)", out, re.MULTILINE) == []
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ((), "name the file to write: --onnx FILE"),
+        (("--int8", "--packed", "p.safetensors"), "--int8 writes an ONNX file"),
+        (("--packed", "p.safetensors"), "has no quantised layer"),
+    ],
+)
+def test_export_without_a_file_or_few_bits_is_refused(
+    run: Command, teacher: Path, options: tuple[str, ...], message: str
+) -> None:
+    code, _, err = run("export", str(teacher), *options)
+    assert code == 2
+    assert message in err
+    assert not Path("p.safetensors").exists()
+
+
 def test_export(run: Command, teacher: Path) -> None:
     runtime = pytest.importorskip("onnxruntime", reason="needs the extra onnx")
     pytest.importorskip("onnxscript", reason="needs the extra onnx")

@@ -13,18 +13,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.conftest import Command
 from tests.models.test_export import needs_onnx
 from tutelage.config import Config, Hardware, Recipe
 from tutelage.data import CropsAndFlips, Data, open_data
 from tutelage.evaluation import accuracy, predict
 from tutelage.methods import find
 from tutelage.models.export import export_onnx
-from tutelage.models.packed import save_packed
 from tutelage.models.quantised import quantised_layers
 from tutelage.models.surgery import applied_operations
 from tutelage.models.surgery.quantise import apply as quantise
 from tutelage.models.tapped import Tapped
-from tutelage.models.weights import read_metadata
 from tutelage.runs.execute import execute
 from tutelage.runs.models import open_model
 from tutelage.tasks import evaluate
@@ -197,7 +196,7 @@ def test_resumed_after_any_epoch_it_is_the_same(
         assert changed(whole, train(folder, None)) == set()
 
 
-def test_it_is_reopened_packed_and_exported(tiny_npz: str, tmp_path: Path) -> None:
+def test_it_is_reopened_packed_and_exported(tiny_npz: str, tmp_path: Path, run: Command) -> None:
     shared = {"data": tiny_npz, "batch_size": 16, "device": "cpu", "precision": "float32", "channels_last": False}
     shared |= {"workers": 0, "student": "resnet8x0.25", "lr": 0.05}
     execute(Config(method="plain", epochs=8, **shared), tmp_path / "teacher")
@@ -212,7 +211,9 @@ def test_it_is_reopened_packed_and_exported(tiny_npz: str, tmp_path: Path) -> No
     assert evaluate(model, data)["accuracy"] == result.metrics["test"]["accuracy"]
 
     file = tmp_path / "packed.safetensors"
-    save_packed(file, model.module, read_metadata(tmp_path / "run" / "student.safetensors"))
+    code, out, err = run("export", str(tmp_path / "run"), "--packed", str(file))
+    assert code == 0, err
+    assert f"{file}: {file.stat().st_size:,} bytes" in out
     packed = open_model(f"resnet8x0.25@{file}", data)
     assert torch.equal(predict(packed, data.test, device="cpu"), expected)
     assert file.stat().st_size < (tmp_path / "run" / "student.safetensors").stat().st_size
