@@ -24,7 +24,7 @@ def unit_outputs(model: Tapped, units: Sequence[str], split: Split, *, pooled: b
         model: it runs in eval mode.
         units: names of modules of its network.
         split: the samples.
-        pooled: whether maps (B, C, H, W) become their means (B, C), and tokens (B, N, D) theirs (B, D); otherwise all
+        pooled: whether maps (B, C, H, W) become their means (B, C), and tokens (B, N, D) means (B, D); otherwise all
             outputs are flattened.
 
     Returns:

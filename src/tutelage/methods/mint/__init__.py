@@ -78,7 +78,7 @@ def mint(
             one with it. The authors use SGD with momentum 0.9, weight decay 1e-4 and a rate that steps down by 0.1.
         start: "trained" starts with that first fit, without a teacher; "teacher" starts from the teacher's weights and
             requires the student to be the same network.
-        groups: G, the number of groups of each layer, 5 to 50 in the authors' experiments; the default is theirs for
+        groups: G, the number of groups of each layer, 5 to 50 in the authors' experiments; the default is that for
             MNIST. No more than the layer has units.
         per_class: the number of training images of each class on which activations are compared. The time is quadratic
             in their total.

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tutelage.models.groups import MIN_UNITS, drop, group_of, prunable
+from tutelage.models.groups import MIN_UNITS, drop, group_of
+from tutelage.models.groups import groups as groups_of_units
 from tutelage.models.modes import eval_mode
 from tutelage.models.surgery.mask import maskable
 
@@ -63,9 +64,10 @@ def connections(network: nn.Module, example: Tensor, groups: int) -> list[Connec
         groups: the number of groups of a layer.
     """
     connected = []
-    for parent in prunable(network, example):
-        group = group_of(network, parent, example)
-        assert group is not None
+    for group in groups_of_units(network, example):
+        parent, *coupled = group.layers
+        if coupled:
+            continue
         for child, columns in group.consumers.items():
             weight = network.get_parameter(f"{child}.weight")
             # The operation ``mask`` takes groups of inputs that follow each other.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -71,8 +71,7 @@ def apply(
         is_edge = name in (names[0], names[-1])
         layer = network.get_submodule(name)
         layer.__class__ = KINDS[type(layer)]  # in place, so that hooks and shared layers stay as they are
-        assert isinstance(layer, Quantised)
-        layer.start_quantisation(
+        cast(Quantised, layer).start_quantisation(
             edge_bits if is_edge else bits,
             groups,
             (edge_bits if is_edge else activation_bits) if activation_bits else 0,

@@ -24,20 +24,30 @@ def apply(network: nn.Module, example: Tensor, *, layer: str, inputs: int, outpu
     Raises:
         TutelageError: there is no such layer, or it has another type or is smaller than this.
     """
-    if layer not in dict(network.named_modules()) or not layer:
-        raise unknown("layer to resize", layer, [name for name, _ in network.named_modules() if name])
-    module = network.get_submodule(layer)
-    if not resizable(module):
-        raise TutelageError(
-            f"layer {layer!r} is a {type(module).__name__}; only a Conv2d of one group or a depthwise one, a Linear "
-            "or a batch normalisation can be resized, before its weights are masked"
-        )
+    module = resizable_layer(network, layer, "resize")
     sizes = layer_sizes(module)
     for name, new, old in (("inputs", inputs, sizes[0]), ("outputs", outputs, sizes[1])):
         if not isinstance(new, int) or not 1 <= new <= old:
             raise TutelageError(f"layer {layer!r} has {old} {name}; it can keep 1 to {old} of them, not {new}")
     select_units(network, layer, inputs=torch.arange(inputs), outputs=torch.arange(outputs))
     return network
+
+
+def resizable_layer(network: nn.Module, layer: str, verb: str) -> nn.Module:
+    """The layer of this name.
+
+    Raises:
+        TutelageError: there is none, or its sizes cannot change.
+    """
+    if layer not in dict(network.named_modules()) or not layer:
+        raise unknown(f"layer to {verb}", layer, [name for name, _ in network.named_modules() if name])
+    module = network.get_submodule(layer)
+    if not resizable(module):
+        raise TutelageError(
+            f"cannot {verb} layer {layer!r}, a {type(module).__name__}; only a Conv2d of one group or a depthwise one, "
+            "a Linear or a batch normalisation can change its sizes, before its weights are masked or modules attached"
+        )
+    return module
 
 
 def resizable(module: nn.Module) -> bool:

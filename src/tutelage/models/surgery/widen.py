@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from tutelage.errors import TutelageError, unknown
-from tutelage.models.surgery.resize import depthwise, layer_sizes, record_sizes, resizable, size_names
+from tutelage.errors import TutelageError
+from tutelage.models.surgery.resize import depthwise, layer_sizes, record_sizes, resizable_layer, size_names
 
 MAX_UNITS = 2**20  # of a layer; a file may hold any number
 
@@ -30,14 +30,7 @@ def apply(network: nn.Module, example: Tensor, *, layer: str, inputs: int, outpu
     Raises:
         TutelageError: there is no such layer, or it has another type or is larger than this.
     """
-    if layer not in dict(network.named_modules()) or not layer:
-        raise unknown("layer to widen", layer, [name for name, _ in network.named_modules() if name])
-    module = network.get_submodule(layer)
-    if not resizable(module):
-        raise TutelageError(
-            f"layer {layer!r} is a {type(module).__name__}; only a Conv2d of one group or a depthwise one, a Linear "
-            "or a batch normalisation can be widened"
-        )
+    module = resizable_layer(network, layer, "widen")
     sizes = layer_sizes(module)
     for name, new, old in (("inputs", inputs, sizes[0]), ("outputs", outputs, sizes[1])):
         if not isinstance(new, int) or not old <= new <= MAX_UNITS:
