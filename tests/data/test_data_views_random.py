@@ -65,9 +65,9 @@ def test_a_limit_is_the_first_views_and_settings_identify_the_parameters():
     assert len({json.dumps(views.settings()) for views in others}) == len(others)
 
 
-def test_positions_cannot_be_tracked_and_the_error_says_what_can(refused):
-    with refused("--augment crop"):
-        EVERYTHING.shift_and_flip(torch.arange(2))
+def test_labels_cannot_follow_rotations_and_the_error_says_what_can_be_used(refused):
+    with refused("RandAugment", "--augment standard"):
+        EVERYTHING.region((32, 32), torch.arange(2), torch.arange(2))
 
 
 def test_limit_below_one_is_refused(refused):

@@ -18,7 +18,7 @@ from PIL import Image
 
 from tests.report.pages import HOSTILE
 from tutelage.config import Config
-from tutelage.data import Data, open_data
+from tutelage.data import Data, Split, open_data
 from tutelage.evaluation.predict import predict
 from tutelage.models.weights import encode_weights, read_state
 from tutelage.report.run import write_run_page
@@ -26,6 +26,8 @@ from tutelage.report.run.mistakes import worst_mistakes
 from tutelage.runs import execute
 from tutelage.runs.calibrate import calibrate
 from tutelage.runs.models import open_model
+from tutelage.runs.run_data import open_run_data
+from tutelage.tasks import Drawing, Task, find_task
 
 Refused = Callable[..., Any]
 
@@ -76,6 +78,29 @@ def test_mistakes_are_the_most_confident_wrong_predictions(finished: Path, photo
         assert Path(one.name).parent.name == one.label  # the file of this very sample, and its pixels
         decoded = Image.open(io.BytesIO(base64.b64decode(one.image.partition(",")[2])))
         assert decoded.resize((8, 8), Image.Resampling.NEAREST).tobytes() == Image.open(one.name).tobytes()
+
+
+def test_page_has_drawings_of_the_task_instead_of_mistakes(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def drawings(self: Task, model: Any, split: Split, data: Data, compute: Any) -> list[Drawing]:
+        logits = predict(model, split, device=compute.device)
+        pixels = torch.zeros(300, 900, 3, dtype=torch.uint8)
+        pixels[:, 450:, 0] = 255
+        return [Drawing(pixels, f"<i>{len(logits)} of {len(split)}")]
+
+    monkeypatch.setattr(type(find_task("classification")), "drawings", drawings)
+    text = write_run_page(finished, device="cpu").read_text()
+    (uri,) = re.findall(r'<img src="(data:image/png;base64,[^"]*)"', text)
+    drawing = Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2])))
+    assert drawing.size == (720, 240)
+    assert drawing.getpixel((0, 0)) == (0, 0, 0)
+    assert drawing.getpixel((719, 239)) == (255, 0, 0)
+    samples = len(open_run_data(str(finished)).test)
+    assert f"<figcaption>{html.escape(f'<i>{samples} of {samples}')}</figcaption>" in text
+    assert "Worst mistakes" not in text
+    monkeypatch.setattr(type(find_task("classification")), "drawings", lambda *_: [])
+    assert (
+        "Not shown: the task classification drew no test sample" in write_run_page(finished, device="cpu").read_text()
+    )
 
 
 def test_page_has_the_numbers_of_the_result_and_escapes_names(finished: Path) -> None:

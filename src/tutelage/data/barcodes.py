@@ -109,13 +109,13 @@ class Distortions:
         """Return the distortions limited to the first ``count`` views."""
         return replace(self, limit=count)
 
-    def shift_and_flip(self, view: Tensor) -> tuple[Tensor, Tensor]:
-        """Unsupported: distortions bend images, so no shift maps their points.
+    def region(self, size: tuple[int, int], view: Tensor, index: Tensor) -> Tensor:
+        """Unsupported: distortions bend images, so no box describes them.
 
         Raises:
             TutelageError: always.
         """
-        raise TutelageError("the distortions of barcodes are not shifts; positions in their images cannot be tracked")
+        raise TutelageError("the distortions of barcodes bend images; labels that are places cannot move with them")
 
     def settings(self) -> dict[str, Any]:
         """The name and the fields."""

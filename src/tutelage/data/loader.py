@@ -72,6 +72,11 @@ class Batches:
         self._crops: tuple[CroppableImages, CroppingViews] | None = None  # of images that are cropped while read
         if isinstance(self._images, CroppableImages) and isinstance(self.views, CroppingViews):
             self._crops = self._images, self.views
+        if self._crops and split.targets.spatial:
+            raise TutelageError(
+                f"{split.targets.noun} cannot move with random boxes of whole images; use --augment none or crop, or "
+                "images of one size in memory"
+            )
         self._epoch_plan: tuple[int, list[Tensor], list[Tensor]] | None = None
 
     def __len__(self) -> int:
@@ -118,10 +123,10 @@ class Batches:
         return plan, [tensor.to(self.device) for tensor in plan]
 
     def _batch(self, plan: _BatchPlan, device_plan: _BatchPlan, stored: tuple[Tensor, Tensor]) -> Batch:
-        index = self._index[device_plan.indices]
+        index, labels = self._index[device_plan.indices], self._labels[device_plan.indices]
         return Batch(
             inputs=self._ready(stored[0], device_plan.views, index),
-            targets=self._split.targets.transformed(self._labels[device_plan.indices], self.views, device_plan.views),
+            targets=self._split.labels_under(labels, self.views, device_plan.views, index),
             index=index,
             key=torch.stack([self._numbers[plan.indices], plan.views], 1),
             second=self._ready(stored[1], device_plan.second_views, index) if self.second else None,

@@ -15,6 +15,7 @@ from tutelage.data.arrays import as_clean_labels, as_index, as_trusted
 from tutelage.data.images import Images, ImageSubset, fingerprint_bytes
 from tutelage.data.modality import Modality, Pixels
 from tutelage.data.targets import Classes, Targets
+from tutelage.data.views import Views
 from tutelage.errors import TutelageError
 from tutelage.text import value_text
 
@@ -93,6 +94,23 @@ class Split:
         for content in fingerprint_bytes(self.inputs):
             digest.update(content)
         return digest.hexdigest()[:16]
+
+    def labels_under(self, labels: Tensor, views: Views, view: Tensor, index: Tensor) -> Tensor:
+        """The labels (B, ...) of samples under views; they change only if they are places in the image.
+
+        Args:
+            labels: of the stored samples.
+            views: the augmentation.
+            view: the number of each sample's view, (B,) int64.
+            index: the number of each sample, (B,) int64.
+
+        Raises:
+            TutelageError: labels cannot move with these views.
+        """
+        if not self.targets.spatial:
+            return labels
+        size = self.inputs.shape[1], self.inputs.shape[2]
+        return self.targets.transformed(labels, views.region(size, view, index), size)
 
     def subset(self, indices: Tensor) -> Split:
         """The samples at these indices of this split, in this order; their ``index`` is kept."""

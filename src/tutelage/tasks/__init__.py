@@ -5,6 +5,7 @@ point group ``tutelage.tasks``.
 """
 
 from tutelage.tasks.compatibility import incompatibility
+from tutelage.tasks.drawing import Drawing
 from tutelage.tasks.evaluate import evaluate
 from tutelage.tasks.lookup import find_task, task_names, task_of_network, wrap_network
 from tutelage.tasks.metric import Curve, Metric
@@ -13,6 +14,7 @@ from tutelage.tasks.task import Compute, Task
 __all__ = [
     "Compute",
     "Curve",
+    "Drawing",
     "Metric",
     "Task",
     "evaluate",

@@ -18,6 +18,7 @@ from tutelage.data.loader import evaluation_batches
 from tutelage.errors import TutelageError
 from tutelage.models.outputs import Outputs
 from tutelage.models.tapped import Tapped
+from tutelage.tasks.drawing import Drawing
 from tutelage.tasks.metric import Curve, Metric
 from tutelage.terms.term import Term
 
@@ -259,6 +260,22 @@ class Task:
             value = selected[f"test_{self.main_metric}"]
             if isinstance(main, Metric) and value is not None:
                 yield f"{main.title}, epoch {selected['epoch']} (best on held-out)", main.text(value)
+
+    def drawings(self, model: nn.Module, split: Split, data: Data, compute: Compute) -> Sequence[Drawing]:
+        """Samples of a split with their labels and the predictions drawn in, worst first, for the page of a run.
+
+        Args:
+            model: on the device already.
+            split: a split of ``data``.
+            data: the data set.
+            compute: how to compute.
+        """
+        return ()
+
+    @property
+    def has_drawings(self) -> bool:
+        """Whether it defines ``drawings``."""
+        return type(self).drawings is not Task.drawings
 
     def chance_level(self, data: Data) -> float | None:
         """The main metric at chance, with a margin; below it a teacher causes a warning. ``None`` if unknown."""

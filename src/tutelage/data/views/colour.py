@@ -6,6 +6,7 @@ Images are (B, H, W, C) float32 in [0, 255]; factors are (B, 1, 1, 1).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -79,6 +80,8 @@ class ColourJitter:
     contrast: float = 0.4
     saturation: float = 0.4
     hue: float = 0.1
+
+    moves: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         for name in ("brightness", "contrast", "saturation"):

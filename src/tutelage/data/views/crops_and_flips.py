@@ -59,12 +59,18 @@ class CropsAndFlips:
         """At most ``count`` views, spread over all of them, the unchanged image first."""
         return replace(self, limit=count)
 
-    def shift_and_flip(self, view: Tensor) -> tuple[Tensor, Tensor]:
-        """The shift (B, 2) in pixels to the right and down, and (B,) bool, whether the image is mirrored first."""
+    def region(self, size: tuple[int, int], view: Tensor, index: Tensor) -> Tensor:
+        """The box of each view, of the images' size and up to ``pad`` pixels outside of them: (B, 5) int64."""
+        top, left, mirrored = self._corners(view)
+        height, width = (torch.full_like(view, extent) for extent in size)
+        return torch.stack([top - self.pad, left - self.pad, height, width, mirrored], 1)
+
+    def _corners(self, view: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Top and left of each crop in the padded image, and whether it is mirrored: (B,) int64 each."""
         side = 2 * self.pad + 1
         view = self._unlimited(view)
         mirrored, position = view.div(side * side, rounding_mode="floor"), view % (side * side)
-        return self.pad - torch.stack([position % side, position.div(side, rounding_mode="floor")], 1), mirrored == 1
+        return position.div(side, rounding_mode="floor"), position % side, mirrored
 
     def settings(self) -> dict[str, Any]:
         """The fields."""
@@ -83,10 +89,7 @@ class CropsAndFlips:
         One gather serves the whole batch.
         """
         _, height, width, _ = stored.shape
-        side = 2 * self.pad + 1
-        view = self._unlimited(view)
-        mirrored, position = view.div(side * side, rounding_mode="floor"), view % (side * side)
-        top, left = position.div(side, rounding_mode="floor"), position % side
+        top, left, mirrored = self._corners(view)
         rows = top[:, None] + torch.arange(height, device=stored.device)
         columns = torch.arange(width, device=stored.device).expand(len(view), width)
         columns = left[:, None] + torch.where(mirrored[:, None] == 1, width - 1 - columns, columns)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -25,6 +26,8 @@ class RandomErasing:
     probability: float = 0.25
     scale: tuple[float, float] = (0.02, 1 / 3)
     ratio: tuple[float, float] = (0.3, 1 / 0.3)
+
+    moves: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_probability("the probability of random erasing", self.probability)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-import torch
 from torch import Tensor
+
+from tutelage.data.views.regions import whole_images
 
 
 class Views(Protocol):
@@ -36,8 +37,20 @@ class Views(Protocol):
         """
         ...
 
-    def shift_and_flip(self, view: Tensor) -> tuple[Tensor, Tensor]:
-        """The shift (B, 2) in pixels to the right and down, and (B,) bool, whether the image is mirrored first."""
+    def region(self, size: tuple[int, int], view: Tensor, index: Tensor) -> Tensor:
+        """The part of each stored image that a view shows: (B,), (B,) int64 to (B, 5) int64.
+
+        Args:
+            size: height and width of the stored images.
+            view: numbers of views.
+            index: numbers of samples.
+
+        Returns:
+            (top, left, height, width, mirrored) in pixels; the part may reach outside of the image.
+
+        Raises:
+            TutelageError: no box describes these views.
+        """
         ...
 
     def settings(self) -> dict[str, Any]:
@@ -67,9 +80,9 @@ class NoAugmentation:
         """(B, ...), unchanged."""
         return stored
 
-    def shift_and_flip(self, view: Tensor) -> tuple[Tensor, Tensor]:
-        """No shift and no mirroring."""
-        return torch.zeros(len(view), 2, device=view.device), torch.zeros_like(view, dtype=torch.bool)
+    def region(self, size: tuple[int, int], view: Tensor, index: Tensor) -> Tensor:
+        """The whole image: (B, 5)."""
+        return whole_images(size, view)
 
     def settings(self) -> dict[str, Any]:
         """Its name."""

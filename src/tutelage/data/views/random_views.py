@@ -12,13 +12,17 @@ from tutelage.data.views.boxes import RandomResizedCrop, centre_boxes, cut_batch
 from tutelage.data.views.draws import Draws, per_image
 from tutelage.data.views.erasing import RandomErasing
 from tutelage.data.views.rand_augment import RandAugment
+from tutelage.data.views.regions import whole_images
 from tutelage.errors import TutelageError
 
 COUNT = 2**20
 
 
 class Step(Protocol):
-    """A random change of the pixels of images: a frozen dataclass, whose fields identify it."""
+    """A random change of the pixels of images: a frozen dataclass, whose fields identify it.
+
+    An attribute ``moves = False`` says that pixels stay in their places, so that labels such as masks still fit.
+    """
 
     def __call__(self, images: Tensor, draws: Draws) -> Tensor:
         """(B, H, W, C) uint8 to (B, H, W, C) uint8, with parameters from ``draws``."""
@@ -62,15 +66,23 @@ class RandomViews:
         """The first ``count`` of these views."""
         return replace(self, limit=count)
 
-    def shift_and_flip(self, view: Tensor) -> tuple[Tensor, Tensor]:
-        """Unsupported: random resized crops scale images.
+    def region(self, size: tuple[int, int], view: Tensor, index: Tensor) -> Tensor:
+        """The crops of images of this size, and in view 0 the whole image: (B, 5) int64.
 
         Raises:
-            TutelageError: always.
+            TutelageError: a step moves pixels.
         """
-        raise TutelageError(
-            "random resized crops are not shifts, so positions in their images cannot be tracked; use --augment crop"
-        )
+        moving = next((type(step).__name__ for step in self.steps if getattr(step, "moves", True)), None)
+        if moving is not None:
+            raise TutelageError(
+                f"{moving} moves pixels, and labels that are places in the image cannot follow; use --augment standard "
+                "or crop"
+            )
+        whole = whole_images(size, view)
+        if self.crop is None:
+            return whole
+        boxes = self.crop.boxes(whole[:, 2:4], Draws.of(view, index, 0))
+        return torch.where((view == self.identity)[:, None], whole, boxes)
 
     def settings(self) -> dict[str, Any]:
         """The name and the fields."""

@@ -132,4 +132,4 @@ def static_copies(split: Split, views: Views, copies: int, seed: int) -> Split:
     chunks = zip(torch.split(indices, COPIED_AT_ONCE), torch.split(view, COPIED_AT_ONCE), strict=True)
     inputs = torch.cat([views(split.inputs[part], numbers, split.index[part]) for part, numbers in chunks])
     repeated = split.subset(indices)
-    return replace(repeated, inputs=inputs, labels=split.targets.transformed(repeated.labels, views, view))
+    return replace(repeated, inputs=inputs, labels=split.labels_under(repeated.labels, views, view, repeated.index))

@@ -12,10 +12,11 @@ from tutelage.files import as_path, atomic_write
 from tutelage.report.image import POLICY
 from tutelage.report.page import REPORT, style_sheet, templates
 from tutelage.report.run.curves import training_curve
+from tutelage.report.run.drawings import RunDrawing, run_drawings
 from tutelage.report.run.mistakes import Mistakes, worst_mistakes
 from tutelage.runs.folder import CONFIG, VERSIONS, RunFolder
 from tutelage.runs.models import DEFAULT_TASK
-from tutelage.tasks import find_task
+from tutelage.tasks import Task, find_task
 from tutelage.text import printable_values
 from tutelage.trust import Trust
 
@@ -33,8 +34,8 @@ def write_run_page(
 ) -> Path:
     """Write the report of a finished run, and return its path.
 
-    The numbers are those of ``result.json``. For the worst mistakes the student predicts the test split again; if its
-    data cannot be opened, the page says so and lists no mistakes.
+    The numbers are those of ``result.json``. For the worst mistakes, or the drawings of the task, the student
+    predicts the test split again; if its data cannot be opened, the page says so and shows none.
 
     Args:
         folder: of the run.
@@ -50,24 +51,31 @@ def write_run_page(
     result = run_folder.result() if is_run(folder) else None
     if result is None:
         raise TutelageError(f"{folder} is not the folder of a finished run; run its command again, or name another")
-    mistakes: Mistakes | str
+    task = find_task(result.get("task") or DEFAULT_TASK)
+    samples: Mistakes | tuple[RunDrawing, ...] | str
     try:
-        mistakes = worst_mistakes(str(folder), device=device, trust=trust)
+        if task.has_drawings:
+            samples = run_drawings(str(folder), task, device=device, trust=trust)
+        else:
+            samples = worst_mistakes(str(folder), device=device, trust=trust)
     except TutelageError as error:
-        mistakes = printable_values(str(error))
+        samples = printable_values(str(error))
     target = folder / REPORT if path is None else as_path(path)
-    text = _render(folder, result, run_folder.history(), mistakes)
+    text = _render(folder, result, run_folder.history(), task, samples)
     atomic_write(target, text.encode(), follow=path is not None)
     return target
 
 
 def _render(
-    folder: Path, result: Mapping[str, Any], history: tuple[dict[str, Any], ...], mistakes: Mistakes | str
+    folder: Path,
+    result: Mapping[str, Any],
+    history: tuple[dict[str, Any], ...],
+    task: Task,
+    samples: Mistakes | tuple[RunDrawing, ...] | str,
 ) -> str:
     config = Config(**{k: v for k, v in read_config(folder / CONFIG).items() if k in Config.model_fields})
     versions = read_config(folder / VERSIONS) if (folder / VERSIONS).is_file() else {}
     entries = printable_values(dict(result))
-    task = find_task(entries.get("task") or DEFAULT_TASK)
     curve, definitions = training_curve(history, task)
     cost = entries["cost"]
     facts = [
@@ -100,7 +108,8 @@ def _render(
             names=names if len(names) <= _MATRIX else [],
             matrix=_matrix(names, counts) if len(names) <= _MATRIX else [],
             pairs=most_confused(names, counts, _PAIRS),
-            mistakes=mistakes,
+            mistakes=None if task.has_drawings else samples,
+            drawings=samples if task.has_drawings else None,
             command=entries.get("command", ""),
             versions=", ".join(f"{name} {version}" for name, version in printable_values(versions).items()),
         )

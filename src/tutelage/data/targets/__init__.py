@@ -1,0 +1,9 @@
+"""Kinds of targets: what the labels of a split are; one file per kind."""
+
+from tutelage.data.targets.base import Targets
+from tutelage.data.targets.classes import Classes, Grades, class_counts
+from tutelage.data.targets.multi_label import MultiLabel
+from tutelage.data.targets.quantities import Quantities
+from tutelage.data.targets.strings import Strings
+
+__all__ = ["Classes", "Grades", "MultiLabel", "Quantities", "Strings", "Targets", "class_counts"]
