@@ -15,7 +15,7 @@ from tutelage.errors import TutelageError
 def export(
     run: Annotated[str, typer.Argument(help="Folder of a finished run, or MODEL@WEIGHTS.")],
     onnx: Annotated[
-        Path | None, typer.Option(help="ONNX file to write: pixels in [0, 1] to logits.", **PATH_OPTION)
+        Path | None, typer.Option(help="ONNX file to write: pixels in [0, 1], or tokens, to logits.", **PATH_OPTION)
     ] = None,
     packed: Annotated[
         Path | None,
@@ -67,7 +67,8 @@ def export(
         comparison = export_int8(network.model, data_set, task, onnx, classes=classes, calibration=calibration)
         lines: list[object] = [onnx, comparison.text(task)]
     else:
-        export_onnx(network.model, data_set.image_shape, onnx, classes=classes, calibration=calibration)
+        shape, modality = data_set.input_shape, data_set.modality
+        export_onnx(network.model, shape, onnx, modality=modality, classes=classes, calibration=calibration)
         lines = [onnx]
     for line in lines:
         print_plain(line)

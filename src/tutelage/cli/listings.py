@@ -91,7 +91,7 @@ def models(json_: Json = False) -> None:
     rows += [
         ("module:attr", "your own class, function or nn.Module", ""),
         ("timm/NAME", "any model of timm (extra timm)", ""),
-        ("hf/NAME", "any image classifier of Hugging Face transformers (extra hf)", ""),
+        ("hf/NAME", "any image or text classifier of Hugging Face transformers (extra hf)", ""),
     ]
     if json_:
         print(json.dumps([{"names": names, "description": text, "paper": paper} for names, text, paper in rows]))

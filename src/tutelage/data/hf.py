@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,12 @@ from torch import Tensor
 
 from tutelage.data.assemble import Reading, assemble
 from tutelage.data.data import Data
-from tutelage.errors import TutelageError, one_line
+from tutelage.data.text import TEXT_COLUMNS, text_data
+from tutelage.data.tokenizer import TOKENIZER, open_tokenizer
+from tutelage.errors import TutelageError, TutelageWarning, one_line
+from tutelage.files import as_path
 
+TEXT_TYPES = ("string", "large_string")
 # names of splits on the hub for each split
 SPLITS = {"train": ("train",), "validation": ("validation", "valid", "val"), "test": ("test",)}
 
@@ -25,13 +30,16 @@ def load(
     skip_bad: bool = False,
     reading: Reading = Reading(),  # noqa: B008 - a frozen value
 ) -> Data:
-    """Load the splits of a data set with a column of images and a column of class labels.
+    """Load the splits of a data set with a column of images or texts and a column of class labels.
 
-    Without labelled test images the validation split becomes the test split; the record and a warning say so. If there
+    Without labelled test samples the validation split becomes the test split; the record and a warning say so. If there
     are several label columns, the one named ``label`` is used, or the one with the most classes; the record names it.
+    Without images, texts are read: the column named ``text`` or ``sentence``, or the only one of texts.
 
     Args:
-        repo: its name on the hub (``"owner/name"``), or a local folder that ``datasets.load_dataset`` reads.
+        repo: its name on the hub (``"owner/name"``), or a local folder that ``datasets.load_dataset`` reads. For texts,
+            ``@`` and a tokenizer may follow (``"owner/name@owner/network"``): a file, a folder, or a name of the hub.
+            By default it is the ``tokenizer.json`` in the folder.
         image_size: side in pixels to scale and cut every image to; ``None`` if they have one size already.
         skip_bad: leave out images that cannot be decoded, and count them in a warning and the record.
         reading: how images are read during training: in memory if their pixels fit, or batch by batch.
@@ -43,8 +51,10 @@ def load(
         import datasets
     except ImportError as error:
         raise TutelageError("hf: needs the extra: pip install 'tutelage[hf]'") from error
+    source, tokenizer = _parts(repo)
     try:
-        splits: Mapping[str, Any] = datasets.load_dataset(repo)
+        saved = (as_path(source) / "dataset_dict.json").is_file()  # by ``save_to_disk``
+        splits: Mapping[str, Any] = datasets.load_from_disk(source) if saved else datasets.load_dataset(source)
     except Exception as error:  # errors of the library, network, disk and parsers have no common class
         raise TutelageError(
             f"hf:{repo} cannot be loaded ({one_line(error)}); check the name and the connection"
@@ -54,34 +64,107 @@ def load(
         raise TutelageError(f"hf:{repo} has no split train; it has {', '.join(splits)}")
     features: Mapping[str, Any] = splits["train"].features
     images = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
+    texts = [name for name, feature in features.items() if getattr(feature, "dtype", "") in TEXT_TYPES]
     labels = [name for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
-    if not images or not labels:
+    if not (images or texts) or not labels:
         lacks = (
-            "class labels (ClassLabel, one per row: no numbers to regress on, no lists)" if images else "images (Image)"
+            "class labels (ClassLabel, one per row: no numbers to regress on, no lists)"
+            if images or texts
+            else "images (Image) or texts (string)"
         )
         raise TutelageError(
             f"hf:{repo} has no column of {lacks}; cast one of its columns to that: {', '.join(features)}"
         )
-    image, label = images[0], max(labels, key=lambda name: (name == "label", features[name].num_classes))
-    labelled = {
-        split: (
-            _Column(splits[name].cast_column(image, datasets.Image(decode=False)), image, f"{repo} {name}"),
-            numbers,
-        )
+    label = max(labels, key=lambda name: (name == "label", features[name].num_classes))
+    rows = {
+        split: (splits[name], numbers)
         for split, name in names.items()
         if name is not None and ((numbers := _labels(splits[name][label])) >= 0).any()
     }
     for split in ("train", "test"):
-        if split not in labelled and "validation" not in labelled:
+        if split not in rows and "validation" not in rows:
             raise TutelageError(f"hf:{repo} has no labelled split {split}; its splits are {', '.join(splits)}")
+    classes, record = tuple(features[label].names), {"source": "hf", "label_column": label}
+    if not images:
+        if image_size is not None or skip_bad or reading != Reading():
+            raise TutelageError(f"hf:{repo} has texts and no images; leave out image_size, skip_bad and the like")
+        return _texts(repo, classes, rows, _text_column(repo, texts), _tokenizer_of(repo, source, tokenizer), record)
+    image = images[0]
+    encoded = {
+        split: (_Column(part.cast_column(image, datasets.Image(decode=False)), image, f"{repo} {names[split]}"), numbers)
+        for split, (part, numbers) in rows.items()
+    }
     return assemble(
         f"hf:{repo}",
-        tuple(features[label].names),
-        labelled,
+        classes,
+        encoded,
         image_size=image_size,
         record={"source": "hf", "image_column": image, "label_column": label},
         skip_bad=skip_bad,
         reading=reading,
+    )
+
+
+def _parts(repo: str) -> tuple[str, str]:
+    """The data set and the tokenizer of ``REPO@TOKENIZER``; a folder may have an ``@`` in its name."""
+    if as_path(repo).exists():
+        return repo, ""
+    source, _, tokenizer = repo.partition("@")
+    return source, tokenizer
+
+
+def _text_column(repo: str, texts: Sequence[str]) -> str:
+    """The column of texts.
+
+    Raises:
+        TutelageError: there are several and none has a usual name.
+    """
+    column = next((name for name in TEXT_COLUMNS if name in texts), texts[0] if len(texts) == 1 else None)
+    if column is None:
+        raise TutelageError(
+            f"hf:{repo} has several columns of texts ({', '.join(texts)}) and networks here read one; join or rename "
+            f"them to {TEXT_COLUMNS[0]}"
+        )
+    return column
+
+
+def _tokenizer_of(repo: str, source: str, name: str) -> Any:
+    """The tokenizer that the name gives, or that is in the folder of the data set.
+
+    Raises:
+        TutelageError: there is none.
+    """
+    if not name and not (as_path(source) / TOKENIZER).is_file():
+        raise TutelageError(
+            f"hf:{repo} has texts, which need a tokenizer: put {TOKENIZER} into its folder, or name that of the teacher "
+            f"by hf:{source}@TOKENIZER, a folder or a model of the hub"
+        )
+    return open_tokenizer(name or source)
+
+
+def _texts(
+    repo: str,
+    classes: tuple[str, ...],
+    rows: Mapping[str, tuple[Any, Tensor]],
+    column: str,
+    tokenizer: Any,
+    record: Mapping[str, Any],
+) -> Data:
+    """The data set of a column of texts."""
+    rows = dict(rows)
+    test_from = "test" if "test" in rows else "validation"
+    if test_from == "validation":
+        rows["test"] = rows.pop("validation")
+        warnings.warn(
+            TutelageWarning(f"hf:{repo} has no test split, so its validation split is the test split"), stacklevel=4
+        )
+    return text_data(
+        f"hf:{repo}",
+        classes,
+        {split: [text or "" for text in part[column]] for split, (part, _) in rows.items()},
+        {split: numbers for split, (_, numbers) in rows.items()},
+        tokenizer,
+        {**record, "text_column": column, "test_from": test_from},
     )
 
 

@@ -34,8 +34,19 @@ class Modality:
     unit: ClassVar[str] = ""
     """The unit of mean and standard deviation, in words; empty if networks do not normalise."""
 
+    input_name: ClassVar[str] = "inputs"
+    """The name of the input of exported networks."""
+
     unaugmented: ClassVar[Views] = NoAugmentation()
     """The views of data without augmentation."""
+
+    @property
+    def encoding(self) -> str:
+        """What gives the values their meaning, such as the identity of a tokenizer; empty if they speak for themselves.
+
+        A network is of use only for inputs of its own encoding, so weights files record it.
+        """
+        return ""
 
     def augmented(self, stored: tuple[int, ...]) -> Views:
         """The default augmentation of samples of this stored shape; by default none."""
@@ -103,6 +114,7 @@ class Pixels(Modality):
     """Images (H, W, C) uint8; networks take (C, H, W) float32 in [0, 1]."""
 
     noun: ClassVar[str] = "images"
+    input_name: ClassVar[str] = "pixels"
     unit: ClassVar[str] = "pixels in [0, 1]"
 
     unaugmented: ClassVar[Views] = CropsAndFlips()
@@ -188,12 +200,20 @@ class Tokens(Modality):
     Attributes:
         vocabulary: the number of tokens, including padding.
         padding: the token that fills shorter texts.
+        tokenizer: the identity of the tokenizer (``tokenizer_identity``); empty if it is unknown.
     """
 
     vocabulary: int
     padding: int = 0
+    tokenizer: str = ""
 
     noun: ClassVar[str] = "texts"
+    input_name: ClassVar[str] = "tokens"
+
+    @property
+    def encoding(self) -> str:
+        """The tokenizer."""
+        return self.tokenizer
 
     def store(self, inputs: object, what: str) -> Tensor:
         """(N, L) numbers of tokens, below the size of the vocabulary, to int64."""
@@ -220,6 +240,7 @@ class Waveforms(Modality):
     rate: int
 
     noun: ClassVar[str] = "waveforms"
+    input_name: ClassVar[str] = "waveforms"
     unit: ClassVar[str] = "samples in [-1, 1)"
 
     def store(self, inputs: object, what: str) -> Tensor:
@@ -246,6 +267,25 @@ class Waveforms(Modality):
     def model_arguments(self, shape: tuple[int, ...]) -> dict[str, Any]:
         """``length`` is the number of samples, ``rate`` how many make a second."""
         return {"in_channels": 1, "length": shape[1], "rate": self.rate, "input_shape": shape}
+
+
+def check_encoding(network: str, encoding: str, modality: Modality, what: str) -> None:
+    """Refuse a network that was trained on inputs of another encoding, as far as both are known.
+
+    Args:
+        network: its name in the message.
+        encoding: of the inputs that it was trained on.
+        modality: the kind of the present inputs.
+        what: the present data set.
+
+    Raises:
+        TutelageError: the encodings differ.
+    """
+    if encoding and modality.encoding and encoding != modality.encoding:
+        raise TutelageError(
+            f"{network} was trained on {modality.noun} of another tokenizer ({encoding[:8]}) than that of {what} "
+            f"({modality.encoding[:8]}), so the same numbers mean other tokens; use one tokenizer for both"
+        )
 
 
 def _prepend(first: Tensor, rest: Iterator[Tensor]) -> Iterator[Tensor]:

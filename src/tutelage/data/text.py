@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +11,12 @@ import torch
 from torch import Tensor
 
 from tutelage.data.data import Data, Split
-from tutelage.data.memory import check_fits
-from tutelage.data.modality import Tokens
+from tutelage.data.tokenizer import TOKENIZER, library, read_tokenizer, tokenize
 from tutelage.errors import TutelageError, one_line
 
 FILES = {"train": "train.tsv", "validation": "val.tsv", "test": "test.tsv"}
-TOKENIZER = "tokenizer.json"
 TEXT_COLUMNS = ("text", "sentence")
 LAYOUT = "one text per line, label<TAB>text, or a first line that names the columns label and text"
-LONGEST = 512  # tokens; longer texts are cut unless the tokenizer says otherwise
 
 
 def load(folder: Path) -> Data:
@@ -48,32 +46,43 @@ def load(folder: Path) -> Data:
             raise TutelageError(
                 f"{files[split]} has the label {unknown_label!r:.80}, which {files['train']} does not have"
             )
-    tokenizer = _tokenizer(folder / TOKENIZER)
-    length = (tokenizer.truncation or {}).get("max_length", LONGEST)
-    padding = (tokenizer.padding or {}).get("pad_id", 0)
-    tokenizer.no_padding()
-    encoded = {split: tokenizer.encode_batch([text for _, text in lines]) for split, lines in rows.items()}
-    ids = {split: [text.ids for text in texts] for split, texts in encoded.items()}
-    longest = min(length, max(1, *(len(text) for text in ids["train"])))
-    count = sum(map(len, ids.values()))
-    check_fits(8 * count * longest, f"the {count} texts of {folder}, {longest} tokens each", "lower the truncation")
-    tokens = Tokens(tokenizer.get_vocab_size(), padding)
+    texts = {split: [text for _, text in lines] for split, lines in rows.items()}
+    labels = {split: torch.tensor([numbers[label] for label, _ in lines]) for split, lines in rows.items()}
+    record = {"source": "text"}
+    return text_data(f"text:{folder}", classes, texts, labels, read_tokenizer(folder / TOKENIZER), record)
+
+
+def text_data(
+    name: str,
+    classes: tuple[str, ...],
+    texts: Mapping[str, Sequence[str]],
+    labels: Mapping[str, Tensor],
+    tokenizer: Any,
+    record: Mapping[str, Any],
+) -> Data:
+    """A data set of texts; the names of its samples are the texts themselves.
+
+    Args:
+        name, classes: as ``Data`` has them.
+        texts: of the splits ``train``, ``test`` and, if there is one, ``validation``.
+        labels: (N,) int64 of each split; -1 for none.
+        tokenizer: of the library ``tokenizers``.
+        record: the entry of the record about the source; length and number of cut texts are added.
+    """
+    tokenized = tokenize(texts, tokenizer, name)
     splits = {
-        split: Split.of(
-            _padded(ids[split], longest, padding), torch.tensor([numbers[label] for label, _ in lines]), modality=tokens
-        )
-        for split, lines in rows.items()
+        split: Split.of(inputs, labels[split], modality=tokenized.modality) for split, inputs in tokenized.inputs.items()
     }
-    cut = sum(len(text) > longest for texts in ids.values() for text in texts)
-    record = {"source": "text", "length": longest, "cut": cut}
     return Data(
-        f"text:{folder}",
+        name,
         classes,
         train=splits["train"],
         test=splits["test"],
         validation=splits.get("validation"),
-        views=tokens.unaugmented,
-        record=(record,),
+        views=tokenized.modality.unaugmented,
+        record=({**record, "length": tokenized.length, "cut": tokenized.cut},),
+        files=tuple(texts["train"]),
+        test_files=tuple(texts["test"]),
     )
 
 
@@ -88,11 +97,11 @@ def make_tokenizer(folder: Path | str, size: int = 8000) -> Path:
     file = Path(folder) / FILES["train"]
     if not file.is_file():
         raise TutelageError(f"text: there is no {file}; it has {LAYOUT}")
-    library = _library()
-    tokenizer = library.Tokenizer(library.models.BPE(unk_token="[UNK]"))
-    tokenizer.normalizer = library.normalizers.BertNormalizer()
-    tokenizer.pre_tokenizer = library.pre_tokenizers.BertPreTokenizer()
-    trainer = library.trainers.BpeTrainer(vocab_size=size, special_tokens=["[PAD]", "[UNK]"], show_progress=False)
+    tokenizers = library()
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE(unk_token="[UNK]"))
+    tokenizer.normalizer = tokenizers.normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
+    trainer = tokenizers.trainers.BpeTrainer(vocab_size=size, special_tokens=["[PAD]", "[UNK]"], show_progress=False)
     tokenizer.train_from_iterator([text for _, text in _rows(file)], trainer)
     written = Path(folder) / TOKENIZER
     tokenizer.save(str(written))
@@ -122,35 +131,3 @@ def _rows(file: Path) -> list[tuple[str, str]]:
     if not rows:
         raise TutelageError(f"{file} has no text in it; it has {LAYOUT}")
     return rows
-
-
-def _library() -> Any:
-    try:
-        import tokenizers
-    except ImportError as error:
-        raise TutelageError("text: needs the extra: pip install 'tutelage[text]'") from error
-    return tokenizers
-
-
-def _tokenizer(file: Path) -> Any:
-    library = _library()
-    if not file.is_file():
-        raise TutelageError(
-            f"text: there is no {file}; write one in Python, tutelage.data.text.make_tokenizer({str(file.parent)!r}), "
-            "or copy the one of a pretrained network"
-        )
-    try:
-        tokenizer = library.Tokenizer.from_file(str(file))
-    except Exception as error:  # the library raises plain exceptions
-        raise TutelageError(
-            f"{file} is no file of the tokenizers library ({one_line(error)}); write it again"
-        ) from error
-    return tokenizer
-
-
-def _padded(texts: list[list[int]], length: int, padding: int) -> Tensor:
-    """Cut or pad texts to (N, length) int64."""
-    padded = torch.full((len(texts), length), padding, dtype=torch.int64)
-    for row, ids in zip(padded, texts, strict=True):
-        row[: min(len(ids), length)] = torch.tensor(ids[:length], dtype=torch.int64)
-    return padded

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from tutelage.ambient import default_settings
+from tutelage.data.modality import Modality, Pixels
 from tutelage.errors import TutelageError, one_line
 from tutelage.files import atomic_write
 from tutelage.models.calibration import Calibration
@@ -49,21 +50,24 @@ class _Calibrated(nn.Module):
 @default_settings()
 def export_onnx(
     model: Tapped,
-    image_shape: tuple[int, int, int],
+    input_shape: tuple[int, ...],
     path: Path,
     *,
+    modality: Modality = Pixels(),  # noqa: B008 - a frozen value
     classes: Sequence[str] = (),
     calibration: Calibration | None = None,
 ) -> None:
     """Write a network as one ONNX file: ``pixels`` (batch, C, H, W) float32 in [0, 1] to ``logits`` (batch, classes).
 
-    If the network's output has a role such as ``embedding``, the output has this name instead of ``logits``. The batch
-    size is dynamic. The file's metadata holds ``image_shape`` and, for logits, ``classes`` as JSON.
+    Inputs of another modality have its name and dtype, such as ``tokens`` (batch, T) int64. If the network's output has
+    a role such as ``embedding``, the output has this name instead of ``logits``. The batch size is dynamic. The file's
+    metadata holds ``image_shape``, or ``input_shape`` of other inputs, and, for logits, ``classes`` as JSON.
 
     Args:
         model: its normalisation becomes part of the file.
-        image_shape: (C, H, W) of the images.
+        input_shape: of one input; (C, H, W) of images.
         path: the file.
+        modality: the kind of the inputs.
         classes: the class names, in the order of the logits.
         calibration: adds the outputs ``probabilities`` (batch, classes), calibrated, and ``in_set`` (batch, classes)
             bool, and the entry ``calibration`` of the metadata.
@@ -83,9 +87,9 @@ def export_onnx(
         with quietly():
             program = torch.onnx.export(
                 network,
-                (torch.zeros(2, *image_shape),),
+                (modality.example(2, input_shape),),
                 dynamo=True,
-                input_names=["pixels"],
+                input_names=[modality.input_name],
                 output_names=outputs,
                 dynamic_shapes=({0: torch.export.Dim("batch")},),
             )
@@ -96,7 +100,7 @@ def export_onnx(
         raise TutelageError(f"{type(model.module).__name__} cannot be exported to ONNX: {reason}") from error
     proto = program.model_proto
     metadata: dict[str, object] = {"classes": list(classes)} if output == "logits" else {}
-    metadata["image_shape"] = list(image_shape)
+    metadata["image_shape" if len(input_shape) == 3 else "input_shape"] = list(input_shape)
     if calibration is not None:
         metadata["calibration"] = calibration.model_dump()
     for key, value in metadata.items():

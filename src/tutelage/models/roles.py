@@ -5,7 +5,8 @@ assigned by the shapes:
 
 * ``stage1`` .. ``stageN``: the last map of each resolution, in order of execution. Token sequences (B, N, D) count as
   maps of their patch grid. If all maps have one resolution (a ViT, a ConvMixer), the stages are the blocks at a
-  quarter, half, three quarters and the end of the depth; this choice is ours.
+  quarter, half, three quarters and the end of the depth; this choice is ours. So are those of a text: the features of
+  its tokens (B, T, D) are a sequence of one resolution.
 * ``stem``: the output of the first layer with weights at the first of these resolutions, unless it is ``stage1``. It is
   roughly the input of the first stage.
 * ``embedding``: the input of the classifier (the last layer with a weight matrix), (B, D).
@@ -172,7 +173,7 @@ def preactivation(stage: str) -> str:
 
 
 def _output_tap(layer: TracedLayer) -> Tap:
-    grid = layer.size if layer.output.ndim == 3 else None
+    grid = layer.size if layer.output.ndim == 3 and not layer.is_sequence else None
     return Tap(layer.name, grid=grid, overwritten=layer.output._version != layer.version, calls=layer.calls)
 
 

@@ -24,7 +24,8 @@ class TracedLayer:
     name: str
     input: Tensor | None
     output: Tensor
-    size: tuple[int, int] | None  # the resolution of a map or a grid of tokens
+    size: tuple[int, int] | None  # the resolution of a map or a grid of tokens; (T, 1) of the tokens of a text
+    is_sequence: bool  # the tokens of a text, which are no patches of an image
     minimum: Tensor | None  # of a map or of tokens
     calls: int  # of the layer in the whole pass
     is_activation: bool  # without weights and submodules, and with other values of the same shape
@@ -64,6 +65,7 @@ def trace_layers(module: nn.Module, inputs: Any) -> list[TracedLayer]:
                 layer_input,
                 tensor,
                 size,
+                is_sequence=_is_text(example) and size is not None,
                 minimum=tensor.min() if size is not None and tensor.is_floating_point() else None,
                 calls=0,
                 is_activation=_is_activation(child, layer_input, input_version, tensor),
@@ -100,15 +102,26 @@ def _is_map(tensor: Tensor, example: Tensor) -> bool:
 
     Attention heads (B, heads, N, D) and channels-last maps (B, H, W, C) have four axes too, but are not.
     """
-    if example.ndim != 4:  # for text, vectors and waveforms maps must be named by hand
+    if example.ndim != 4:  # for vectors and waveforms maps must be named by hand
         return False
     (height, width), (full_height, full_width) = tensor.shape[2:], example.shape[2:]
     ratio = height * full_width / (width * full_height)
     return bool(height <= full_height and width <= full_width and 2 / 3 <= ratio <= 3 / 2)
 
 
+def _is_text(example: Tensor) -> bool:
+    """Whether the inputs are token numbers (B, T)."""
+    return example.ndim == 2 and not example.is_floating_point()
+
+
 def _resolution(tensor: Tensor, map_sizes: list[tuple[int, int]], example: Tensor) -> tuple[int, int] | None:
-    """The (height, width) of a map or of the patch grid of a token sequence; ``None`` for others."""
+    """The (height, width) of a map or of the patch grid of a token sequence; ``None`` for others.
+
+    Features (B, T, D) of a text of T tokens have the size (T, 1).
+    """
+    if _is_text(example):
+        tokens = tensor.ndim == 3 and tensor.shape[1] == example.shape[1] and tensor.is_floating_point()
+        return (int(tensor.shape[1]), 1) if tokens else None
     if tensor.ndim == 4:
         size = (int(tensor.shape[2]), int(tensor.shape[3]))
         return size if size != (1, 1) and _is_map(tensor, example) else None

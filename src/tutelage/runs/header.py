@@ -36,6 +36,7 @@ class Header(Fields):
     classes: list[str] = Field(default=[], min_length=1)
     image_shape: list[Annotated[int, Field(gt=0)]] = Field(default=[], min_length=3, max_length=3)
     input_shape: list[Annotated[int, Field(gt=0)]] = Field(default=[], min_length=1)
+    encoding: str = ""
     mean: list[float] = Field(default=[], min_length=1)
     std: list[float] = Field(default=[], min_length=1)
     surgery: list[dict[str, Any]] = Field(default=[])

@@ -13,6 +13,7 @@ from torch import nn
 from tutelage.ambient import default_settings
 from tutelage.config import Config
 from tutelage.data.data import Data
+from tutelage.data.modality import check_encoding
 from tutelage.errors import TutelageError, TutelageWarning
 from tutelage.files import as_path
 from tutelage.models.calibration import Calibration
@@ -47,6 +48,7 @@ def weights_metadata(
     return {
         **({} if implied else {"task": task.name}),
         **({} if calibration is None else {"calibration": calibration.model_dump()}),
+        **({"encoding": data.modality.encoding} if data.modality.encoding else {}),
         "model": spec,
         "classes": list(data.classes),
         ("image_shape" if len(data.input_shape) == 3 else "input_shape"): list(data.input_shape),
@@ -237,6 +239,7 @@ def open_trained(
     location = locate(text)
     spec, file, header = location or (text, None, Header())
     _check_inputs(text, header.shape, data, warn=size is None)
+    check_encoding(text, header.encoding, data.modality, data.name)
     classes = len(header.classes) or data.num_classes
     if file is not None and not classes:
         raise TutelageError(

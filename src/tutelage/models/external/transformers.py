@@ -1,4 +1,4 @@
-"""``hf/NAME``: image classifiers of Hugging Face transformers."""
+"""``hf/NAME``: classifiers of Hugging Face transformers, for images here and for texts in ``text_classifier``."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from tutelage.data.modality import Tokens
 from tutelage.errors import TutelageError, TutelageWarning
 from tutelage.models.external.common import BuiltModel, MeanStd, ModelSpec, build_errors, import_extra, mean_std_of
+from tutelage.models.external.text_classifier import text_classifier
 
 
 class LogitsOf(nn.Module):
@@ -45,6 +47,8 @@ def from_transformers(spec: str, name: str, requirements: ModelSpec) -> BuiltMod
     Raises:
         TutelageError: transformers is missing, the model cannot be loaded, or it takes other channels.
     """
+    if isinstance(requirements.modality, Tokens):
+        return text_classifier(spec, name, requirements, requirements.modality)
     transformers = import_extra(spec, "transformers", extra="hf")
     channels = requirements.image_shape(spec)[0]
     with build_errors(spec):

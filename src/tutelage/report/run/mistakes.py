@@ -19,6 +19,7 @@ from tutelage.training.hardware import resolve
 from tutelage.trust import Trust, typed_specs
 
 LISTED = 24
+LONGEST_NAME = 400  # characters
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Mistake:
         predicted: the predicted class.
         probability: of the predicted class, calibrated if the run is.
         label_probability: of the given label.
-        name: the file, or the number of the sample.
+        name: the file, the text, or the number of the sample.
     """
 
     image: str
@@ -90,6 +91,7 @@ def worst_mistakes(run: str, *, device: str = "auto", trust: Trust | None = None
 
 
 def _name(data: Data, row: int) -> str:
-    """The name of a test sample's file, or else its number."""
+    """The name of a test sample's file, its text (the beginning of a long one), or else its number."""
     index = int(data.test.index[row])
-    return data.test_files[index] if index < len(data.test_files) else f"sample {index}"
+    name = data.test_files[index] if index < len(data.test_files) else f"sample {index}"
+    return name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}…"
