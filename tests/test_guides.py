@@ -29,6 +29,7 @@ def blocks(page: str) -> list[tuple[str, str, str]]:
 def shorten(code: str) -> str:
     """The code with one epoch, two seeds, smaller networks and few digits."""
     code = re.sub(r"epochs([ =])\d+", r"epochs\g<1>1", code)
+    code = re.sub(r"\b(textcnn|texttransformer)-\d+-\d+", r"\1-1-8", code)
     code = re.sub(r"resnet8\b", "resnet8x0.5", code)
     code = re.sub(r"resnet(14|20)\b", "resnet8", code)
     code = code.replace("--noise 0.4", "--noise 0.4 --per-class 20").replace('noise="0.4"', 'noise="0.4", per_class=20')
@@ -136,8 +137,22 @@ def test_compress_page_runs(follow: Any, tmp_path: Path) -> None:
     assert "INT8, ranges from" in output
 
 
+@pytest.mark.filterwarnings("ignore::tutelage.errors.TutelageWarning")
+def test_texts_page_runs(follow: Any, tmp_path: Path) -> None:
+    pytest.importorskip("tokenizers")
+    lines = "".join(
+        f"{label}\ta {label} {noun}\n" for label in ("fine", "dull") for noun in ("film", "book", "song") * 4
+    )
+    (tmp_path / "reviews").mkdir()
+    for name in ("train", "test"):
+        (tmp_path / "reviews" / f"{name}.tsv").write_text(lines)
+    _, output = follow("texts.md")
+    assert (tmp_path / "student.onnx").exists()
+    assert "accuracy" in output
+
+
 def test_every_guide_is_tested() -> None:
-    tested_guides = {"tutorial.md", "noisy-labels.md", "add-a-method.md", "attacks.md", "compress.md"}
+    tested_guides = {"tutorial.md", "noisy-labels.md", "add-a-method.md", "attacks.md", "compress.md", "texts.md"}
     tested_elsewhere = {"own-loop.md": "test_own_loop.py", "studies.md": "studies", "options.md": "test_docs.py"}
     with_code = {page.name for page in DOCS.glob("*.md") if BLOCK.search(page.read_text())}
     assert with_code == tested_guides | tested_elsewhere.keys()

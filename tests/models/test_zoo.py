@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import time
+from typing import Any
 
 import pytest
 import torch
 
+from tutelage.data.modality import Tokens
 from tutelage.errors import TutelageError
 from tutelage.models import zoo
 from tutelage.models.networks.resnet import ResNet
@@ -38,9 +41,13 @@ def test_each_example_matches_exactly_one_family(family: zoo.Family) -> None:
         assert [other for other in zoo.families().values() if other.pattern.fullmatch(example)] == [family]
     assert family.paper
     assert "\n" not in family.description
+    of_texts = "vocabulary" in inspect.signature(family.builder).parameters
+    inputs: dict[str, Any] = (
+        {"modality": Tokens(50), "input_shape": (12,)} if of_texts else {"input_shape": (3, 32, 32)}
+    )
     with torch.device("meta"):  # no memory, no time
         for example in family.examples:
-            zoo.build(example, num_classes=10, input_shape=(3, 32, 32))
+            zoo.build(example, num_classes=10, **inputs)
 
 
 def test_families_of_one_method_are_built_by_name() -> None:

@@ -42,8 +42,7 @@ class Data:
         train, validation, test: the splits; ``validation`` is held out from the training split, or ``None``.
         views: the augmentation of training inputs; none by default.
         record: what was applied to the data, in order, as plain JSON values, for example realised noise rates.
-        files: the names of the training split's files as it was loaded, by ``Split.index``, or its texts; empty if there
-            are none.
+        files: the names of the training split's files as it was loaded, by ``Split.index``, or its texts; or empty.
         test_files: the same for the test split.
     """
 

@@ -91,7 +91,10 @@ def load(
         return _texts(repo, classes, rows, _text_column(repo, texts), _tokenizer_of(repo, source, tokenizer), record)
     image = images[0]
     encoded = {
-        split: (_Column(part.cast_column(image, datasets.Image(decode=False)), image, f"{repo} {names[split]}"), numbers)
+        split: (
+            _Column(part.cast_column(image, datasets.Image(decode=False)), image, f"{repo} {names[split]}"),
+            numbers,
+        )
         for split, (part, numbers) in rows.items()
     }
     return assemble(
@@ -136,8 +139,8 @@ def _tokenizer_of(repo: str, source: str, name: str) -> Any:
     """
     if not name and not (as_path(source) / TOKENIZER).is_file():
         raise TutelageError(
-            f"hf:{repo} has texts, which need a tokenizer: put {TOKENIZER} into its folder, or name that of the teacher "
-            f"by hf:{source}@TOKENIZER, a folder or a model of the hub"
+            f"hf:{repo} has texts, which need a tokenizer: put {TOKENIZER} into its folder, or name that of the "
+            f"teacher by hf:{source}@TOKENIZER, a folder or a model of the hub"
         )
     return open_tokenizer(name or source)
 

@@ -70,16 +70,15 @@ def text_data(
         record: the entry of the record about the source; length and number of cut texts are added.
     """
     tokenized = tokenize(texts, tokenizer, name)
-    splits = {
-        split: Split.of(inputs, labels[split], modality=tokenized.modality) for split, inputs in tokenized.inputs.items()
-    }
+    tokens = tokenized.modality
+    splits = {split: Split.of(inputs, labels[split], modality=tokens) for split, inputs in tokenized.inputs.items()}
     return Data(
         name,
         classes,
         train=splits["train"],
         test=splits["test"],
         validation=splits.get("validation"),
-        views=tokenized.modality.unaugmented,
+        views=tokens.unaugmented,
         record=({**record, "length": tokenized.length, "cut": tokenized.cut},),
         files=tuple(texts["train"]),
         test_files=tuple(texts["test"]),

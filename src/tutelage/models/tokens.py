@@ -16,13 +16,13 @@ def zero_padding(features: Tensor, mask: Tensor) -> Tensor:
 
 
 def masked_mean(features: Tensor, mask: Tensor) -> Tensor:
-    """The mean of features (B, T, D) over the positions that ``mask`` (B, T) selects, (B, D); 0 if there are none."""
+    """The mean of features (B, T, D) over the positions that ``mask`` (B, T) selects, (B, D); 0 for none."""
     total = zero_padding(features, mask).sum(1)
     mean: Tensor = total / mask.sum(1, keepdim=True).clamp(min=1).to(features.dtype)
     return mean
 
 
 def masked_max(features: Tensor, mask: Tensor) -> Tensor:
-    """The maximum of features (B, T, D) over the positions that ``mask`` (B, T) selects, (B, D); 0 if there are none."""
+    """The maximum of features (B, T, D) over the positions that ``mask`` (B, T) selects, (B, D); 0 for none."""
     largest = features.masked_fill(~mask[:, :, None], float("-inf")).amax(1)
     return largest.masked_fill(~mask.any(1, keepdim=True), 0.0)

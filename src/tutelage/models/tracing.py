@@ -120,8 +120,8 @@ def _resolution(tensor: Tensor, map_sizes: list[tuple[int, int]], example: Tenso
     Features (B, T, D) of a text of T tokens have the size (T, 1).
     """
     if _is_text(example):
-        tokens = tensor.ndim == 3 and tensor.shape[1] == example.shape[1] and tensor.is_floating_point()
-        return (int(tensor.shape[1]), 1) if tokens else None
+        is_sequence = tensor.ndim == 3 and tensor.shape[1] == example.shape[1] and tensor.is_floating_point()
+        return (int(tensor.shape[1]), 1) if is_sequence else None
     if tensor.ndim == 4:
         size = (int(tensor.shape[2]), int(tensor.shape[3]))
         return size if size != (1, 1) and _is_map(tensor, example) else None
