@@ -11,7 +11,8 @@ Later losses on logits: ``decoupled_soft_targets`` (DKD), ``inter_class_relation
 (MLKD); ``virtual_soft_targets`` (Tf-KD) needs no teacher. On embeddings: ``probabilistic_transfer`` (PKT),
 ``correlation_congruence`` (CC), ``in_batch_contrast`` and ``noise_contrast`` (CRD). On maps: ``neuron_selectivity``
 (NST), ``gaussian_information`` (VID), ``hierarchical_context`` (ReviewKD), ``factor_distance`` (FT),
-``activation_boundaries`` (AB), ``partial_distance`` (OFD).
+``activation_boundaries`` (AB), ``partial_distance`` (OFD). On saliency maps: ``map_cross_entropy`` (labels) and
+``map_soft_targets`` (Hinton).
 
 Each docstring has the equation, the shapes and the source.
 
@@ -34,6 +35,7 @@ from tutelage.terms.factor import factor_distance
 from tutelage.terms.flow import flow_loss, flow_matrix
 from tutelage.terms.hint import hint_loss, regressor
 from tutelage.terms.knowledge_adjustment import label_smooth_replacement, probability_shift
+from tutelage.terms.maps import map_cross_entropy, map_soft_targets
 from tutelage.terms.mimicry import mimicry_loss
 from tutelage.terms.multi_level import class_correlations, sample_correlations
 from tutelage.terms.overhaul import partial_distance
@@ -72,6 +74,8 @@ __all__ = [
     "intra_class_relation",
     "kl_divergence",
     "label_smooth_replacement",
+    "map_cross_entropy",
+    "map_soft_targets",
     "mimicry_loss",
     "neuron_selectivity",
     "noise_contrast",

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tutelage.data import Data
 from tutelage.data.modality import Modality, Pixels, Tokens, Vectors
-from tutelage.data.targets import Classes, Grades, MultiLabel, Quantities, Strings, Targets
+from tutelage.data.targets import Classes, Grades, Maps, MultiLabel, Quantities, Strings, Targets
 
 FEATURES, TOKENS, LENGTH, SYMBOLS = 6, 12, 7, 4
 
@@ -41,6 +41,19 @@ class OfStrings(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.head(torch.relu(self.hidden(images.flatten(1)))).view(-1, *self.form)  # type: ignore[no-any-return]
+
+
+class OfMaps(nn.Module):
+    """A network for saliency: two convolutions and logits (B, 1, H, W)."""
+
+    def __init__(self, width: int = 8) -> None:
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(1, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU())
+        self.head = nn.Conv2d(width, 1, 3, padding=1)
+        self.roles = {"stage1": "features", "embedding": "features"}
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.features(images))  # type: ignore[no-any-return]
 
 
 def of_vectors(outputs: int, width: int = 8) -> nn.Module:
@@ -100,6 +113,16 @@ def case_of(kind: str) -> Case:
         targets[::7, 1] = -1
         return images, targets
 
+    def maps(count: int) -> tuple[Tensor, Tensor]:
+        """Bright squares of 2 x 2 pixels, at which people look; the map of each seventh image is unknown."""
+        images = torch.randint(120, (count, 8, 8, 1), generator=generator, dtype=torch.uint8)
+        targets = torch.zeros(count, 2, 8, 8)
+        for sample, (row, column) in enumerate(torch.randint(7, (count, 2), generator=generator).tolist()):
+            images[sample, row : row + 2, column : column + 2] += 120
+            targets[sample, :, row : row + 2, column : column + 2] = 1
+        targets[::7] = float("nan")
+        return images, targets
+
     def texts(count: int) -> tuple[Tensor, Tensor]:
         targets = torch.arange(count) % 3
         tokens = torch.randint(4, TOKENS, (count, LENGTH), generator=generator)
@@ -113,6 +136,7 @@ def case_of(kind: str) -> Case:
         "multi_label": lambda: Case(kind, _data("label", labels, Vectors(), MultiLabel()), lambda: of_vectors(3)),
         "regression": lambda: Case(kind, _data("number", numbers, Vectors(), Quantities()), lambda: of_vectors(3)),
         "strings": lambda: Case(kind, _data("string", strings, Pixels(), Strings()), lambda: OfStrings(2, SYMBOLS)),
+        "saliency": lambda: Case(kind, _data("map", maps, Pixels(), Maps()), OfMaps),
         "text": lambda: Case("classification", _data("text", texts, Tokens(TOKENS), Classes()), lambda: OfTexts(3)),
     }
     return cases[kind]()

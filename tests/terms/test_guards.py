@@ -70,6 +70,8 @@ FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "hint_loss": (MAPS, MAPS2),
     "label_smooth_replacement": (PROBS, LABELS),
     "local_clustering": (FEATURES, FEATURES2, 2.0),
+    "map_cross_entropy": (MAPS[:, :1], MAPS2[:, 0].sigmoid()),
+    "map_soft_targets": (MAPS[:, :1], MAPS2[:, :1]),
     "mimicry_loss": (LOGITS, OTHER),
     "probability_shift": (PROBS, LABELS),
     "reverse_kl": (LOGITS, OTHER.log_softmax(1)),
@@ -311,6 +313,8 @@ COMPARED: dict[str, tuple[Tensor, Tensor]] = {
     "factor_distance": (MAPS, MAPS2[:1]),
     "hierarchical_context": (MAPS, MAPS2[:1]),
     "in_batch_contrast": (FEATURES, FEATURES2[:1]),
+    "map_cross_entropy": (MAPS[:, :1], MAPS2[:1, 0].sigmoid()),
+    "map_soft_targets": (MAPS[:, :1], MAPS2[:1, :1]),
     "neuron_selectivity": (MAPS, MAPS2[:1]),
     "probabilistic_transfer": (FEATURES, FEATURES2[:1]),
 }

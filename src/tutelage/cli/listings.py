@@ -103,7 +103,8 @@ def data(
     spec: Annotated[
         str,
         typer.Argument(
-            help="Data set: digits, barcodes, idx:FOLDER, npz:FILE, folder:PATH, hf:REPO, text:FOLDER, wav:FOLDER."
+            help="Data set: digits, barcodes, idx:FOLDER, npz:FILE, folder:PATH, hf:REPO, text:FOLDER, wav:FOLDER, "
+            "maps:FOLDER."
         ),
     ] = "digits",
     image_size: Annotated[

@@ -32,7 +32,7 @@ from tutelage.data.hierarchy import Hierarchy
 from tutelage.data.loader import Batches, evaluation_batches
 from tutelage.data.modality import Modality, Pixels, Tokens, Vectors, Waveforms
 from tutelage.data.open import open_data
-from tutelage.data.targets import Classes, Grades, MultiLabel, Quantities, Strings, Targets
+from tutelage.data.targets import Classes, Grades, Maps, MultiLabel, Quantities, Strings, Targets
 from tutelage.data.views import (
     ColourJitter,
     CropsAndFlips,
@@ -62,6 +62,7 @@ __all__ = [
     "Imprecise",
     "InstanceNoise",
     "LongTail",
+    "Maps",
     "MissingLabels",
     "Modality",
     "MultiLabel",

@@ -81,7 +81,7 @@ def assemble(
             split: (EncodedSubset(encoded, decodable[split]), labels[decodable[split]])
             for split, (encoded, labels) in encoded_splits.items()
         }
-    images = _read({split: encoded for split, (encoded, _) in encoded_splits.items()}, image_size, reading)
+    images = read_images({split: encoded for split, (encoded, _) in encoded_splits.items()}, image_size, reading)
     splits = {split: Split.of(images[split], labels) for split, (_, labels) in encoded_splits.items()}
     entry: dict[str, Any] = {**record, "test_from": "test"}
     if len(splits) == 1:
@@ -153,7 +153,7 @@ def _warn_of_skipped(name: str, splits: Mapping[str, Encoded], decodable: Mappin
     )
 
 
-def _read(
+def read_images(
     splits: Mapping[str, Encoded], image_size: int | None, reading: Reading
 ) -> dict[str, Tensor | ImageFiles | WholeImages]:
     """The images of each split, of one shape: decoded if all fit into memory, otherwise only their headers are read."""

@@ -166,7 +166,7 @@ def decodes(encoded: Encoded, index: int, *, image_size: int | None) -> bool:
         with open_image(encoded, index) as image:
             image.load()
             if image_size is not None:
-                _scaled(image.size, image_size)
+                scaled_size(image.size, image_size)
     except TutelageError:
         return False
     return True
@@ -231,12 +231,12 @@ def _eight_bits(image: Image.Image, mode: str) -> Image.Image:
 
 def _centre(image: Image.Image, side: int) -> Image.Image:
     """The shorter side scaled to ``side`` with an antialiased bicubic filter, then the middle square."""
-    width, height = _scaled(image.size, side)
+    width, height = scaled_size(image.size, side)
     left, top = (width - side) // 2, (height - side) // 2
     return image.resize((width, height), Image.Resampling.BICUBIC).crop((left, top, left + side, top + side))
 
 
-def _scaled(size: tuple[int, int], side: int) -> tuple[int, int]:
+def scaled_size(size: tuple[int, int], side: int) -> tuple[int, int]:
     """A width and a height scaled so that the shorter one is ``side``."""
     scale = side / min(size)
     width, height = (max(side, round(length * scale)) for length in size)

@@ -176,7 +176,7 @@ def _split_folders(folder: Path) -> dict[str, Path]:
 
 
 @dataclass(frozen=True)
-class _Files:
+class Files:
     """Files under one folder, as text: a million paths would be heavy to send to a worker."""
 
     root: str
@@ -222,9 +222,9 @@ def _is_image(file: Path) -> bool:
     return file.suffix.lower() in SUFFIXES and not file.name.startswith(".") and file.is_file()
 
 
-def _labelled(root: Path, by_class: dict[str, list[str]], classes: tuple[str, ...]) -> tuple[_Files, torch.Tensor]:
+def _labelled(root: Path, by_class: dict[str, list[str]], classes: tuple[str, ...]) -> tuple[Files, torch.Tensor]:
     """A split's files, class by class, and their (N,) int64 labels."""
     names = tuple(file for files in by_class.values() for file in files)
     numbers = [UNLABELLED if name == NO_CLASS else classes.index(name) for name in by_class]
     counts = torch.tensor([len(files) for files in by_class.values()], dtype=torch.int64)
-    return _Files(str(root), names), torch.tensor(numbers, dtype=torch.int64).repeat_interleave(counts)
+    return Files(str(root), names), torch.tensor(numbers, dtype=torch.int64).repeat_interleave(counts)

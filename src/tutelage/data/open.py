@@ -47,19 +47,19 @@ class Options:
         """Refuse these fields if they are set: data of this name do not support them."""
         if "image_size" in fields and self.image_size is not None:
             raise TutelageError(
-                f"the image size {self.image_size} is for folder: and hf: data; leave it out for {name}"
+                f"the image size {self.image_size} is for folder:, hf: and maps: data; leave it out for {name}"
             )
         if "test" in fields and self.test is not None:
             raise TutelageError(
-                f"the test share {self.test} is for folder: data and arrays without a test split; "
+                f"the test share {self.test} is for folder: and maps: data and arrays without a test split; "
                 f"leave it out for {name}"
             )
         if "skip_bad" in fields and self.skip_bad:
             raise TutelageError(f"skip_bad is for the images of folder: and hf: data; leave it out for {name}")
         if "cache" in fields and self.cache is not None:
             raise TutelageError(
-                f"the cache of decoded images {os.fspath(self.cache)} is for folder: and hf: data; leave it out for "
-                f"{name}"
+                f"the cache of decoded images {os.fspath(self.cache)} is for folder:, hf: and maps: data; leave it out "
+                f"for {name}"
             )
 
 
@@ -79,15 +79,17 @@ def open_data(
         spec: ``digits`` (part of scikit-learn), ``barcodes[:SEVERITY]`` (rendered), ``idx:FOLDER`` (MNIST's files),
             ``npz:FILE`` (plain arrays), ``folder:PATH`` (images in ``train/CLASS/`` or ``CLASS/``), ``hf:REPO`` (the
             Hugging Face hub), ``text:FOLDER`` (tab-separated files and a tokenizer), ``wav:FOLDER`` (sounds in
-            ``train/CLASS/``); the path (``os.PathLike``) of an ``.npz`` file or of a folder; a ``Data``; or an object
-            with all samples: a pair of images and labels (see ``Data.from_arrays``), a map-style dataset of such
-            pairs, or a tuple of a training and a test set of those kinds.
-        image_size: side in pixels to scale and cut images to, for ``folder`` and ``hf``.
-        test: the share of the samples for the test split, for ``folder`` and objects without one; by default 0.2.
+            ``train/CLASS/``), ``maps:FOLDER`` (images with saliency maps or fixations); the
+            path (``os.PathLike``) of an ``.npz`` file or of a folder; a ``Data``; or an object with all samples: a pair
+            of images and labels (see ``Data.from_arrays``), a map-style dataset of such pairs, or a tuple of a training
+            and a test set of those kinds.
+        image_size: side in pixels to scale and cut images to, for ``folder``, ``hf`` and ``maps``.
+        test: the share of the samples for the test split, for ``folder``, ``maps`` and objects without one; by
+            default 0.2.
         skip_bad: leave out images that cannot be decoded, for ``folder`` and ``hf``.
         whole: for ``folder`` and ``hf`` with an ``image_size``: read random boxes of whole images, which views such as
             ``RandomViews`` choose, and for evaluation the middle 7/8 of the shorter side.
-        cache: for ``folder`` and ``hf``: a folder in which decoded images are kept for later epochs and runs.
+        cache: for ``folder``, ``hf`` and ``maps``: a folder in which decoded images are kept for later epochs and runs.
 
     Raises:
         TutelageError: the name, the path or the content of the file cannot be used.
@@ -196,6 +198,14 @@ def _wav(argument: str, options: Options) -> Data:
     return wav.load(_existing("wav", argument, "folder"))
 
 
+def _maps(argument: str, options: Options) -> Data:
+    from tutelage.data import maps
+
+    options.refuse("maps", "skip_bad")
+    folder = _existing("maps", argument, "folder")
+    return maps.load(folder, options.image_size, test=options.test, reading=options.reading())
+
+
 LOADERS: Mapping[str, Callable[[str, Options], Data]] = {
     "digits": _digits,
     "barcodes": _barcodes,
@@ -205,6 +215,7 @@ LOADERS: Mapping[str, Callable[[str, Options], Data]] = {
     "hf": _hf,
     "text": _text,
     "wav": _wav,
+    "maps": _maps,
 }
 
 
@@ -224,6 +235,9 @@ def _existing(scheme: str, text: str, kind: str) -> Path:
 
 def _advice(spec: str) -> str:
     if spec and as_path(spec).exists():
-        kinds = ("folder", "idx", "text", "wav") if as_path(spec).is_dir() else ("npz",)
+        kinds = ("folder", "idx", "text", "wav", "maps") if as_path(spec).is_dir() else ("npz",)
         return f"For this path write {' or '.join(f'{kind}:{spec}' for kind in kinds)}."
-    return "Write digits, barcodes[:SEVERITY], idx:FOLDER, npz:FILE, folder:PATH, hf:REPO, text:FOLDER or wav:FOLDER."
+    return (
+        "Write digits, barcodes[:SEVERITY], idx:FOLDER, npz:FILE, folder:PATH, hf:REPO, text:FOLDER, wav:FOLDER "
+        "or maps:FOLDER."
+    )

@@ -32,8 +32,8 @@ def predict(
     """Compute the logits of every sample of a split, in order, without augmentation.
 
     Args:
-        model: maps raw inputs, for example images (B, C, H, W) in [0, 1], to logits (B, K), or (B, L, K) for strings;
-            it is on ``device`` already.
+        model: maps raw inputs, for example images (B, C, H, W) in [0, 1], to logits (B, K), (B, L, K) for strings or
+            (B, C, H, W) for dense predictions; it is on ``device`` already.
         split: the split.
         device: where to compute.
         batch_size: samples per forward pass; affects only speed and memory.
@@ -42,7 +42,8 @@ def predict(
         seed: of the random numbers of a random network.
 
     Returns:
-        (N, K), or (N, L, K), float32 on the device: not an inference tensor, so that it can be the target of a loss.
+        (N, K), (N, L, K) or (N, C, H, W), float32 on the device: not an inference tensor, so that it can be the target
+        of a loss.
 
     Raises:
         NonFiniteError: a logit is NaN or infinite.
@@ -87,13 +88,13 @@ class _SideBySide(nn.Module):
 
 
 def batch_logits(model: nn.Module, inputs: Tensor) -> Tensor:
-    """Compute the logits (B, K), or (B, L, K), of one batch as float32.
+    """Compute the logits (B, K), (B, L, K) or (B, C, H, W) of one batch as float32.
 
     Raises:
         TutelageError: the model's output does not have this shape.
     """
     logits = model(inputs)
-    if not isinstance(logits, Tensor) or logits.ndim not in (2, 3) or len(logits) != len(inputs):
+    if not isinstance(logits, Tensor) or logits.ndim not in (2, 3, 4) or len(logits) != len(inputs):
         raise TutelageError(
             f"the network returns {_describe(logits)} for a batch of {len(inputs)}; "
             f"give a network that returns logits ({len(inputs)}, classes)"

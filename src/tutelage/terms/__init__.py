@@ -16,6 +16,7 @@ from tutelage.terms.factor import FactorTransfer, Paraphrase
 from tutelage.terms.flow import Flow
 from tutelage.terms.hint import Hint
 from tutelage.terms.knowledge_adjustment import AdjustedSoftTargets
+from tutelage.terms.maps import MapCrossEntropy, MapSoftTargets
 from tutelage.terms.mimicry import Mimicry
 from tutelage.terms.multi_level import MultiLevelCorrelations
 from tutelage.terms.on_role import OnRole
@@ -51,6 +52,8 @@ __all__ = [
     "InterClassRelation",
     "IntraClassRelation",
     "KnowledgeReview",
+    "MapCrossEntropy",
+    "MapSoftTargets",
     "MemoryContrast",
     "Mimicry",
     "MultiLevelCorrelations",
