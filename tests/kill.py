@@ -140,6 +140,8 @@ def commands(root: Path) -> list[Command]:
             raise FailedError(f"{words}: exit code {code}: {_tail(root / 'log')}")
     result = []
     for name in installed():
+        if find(name).task in ("barcode", "segmentation"):  # whose data SHORT does not name
+            continue
         own_teacher = generator if find(name).task == "generation" else spiking if name == "spikes" else teacher
         words = ["distill", "--method", name, "--student", STUDENT, "--teacher", str(own_teacher), *SHORT]
         result.append(Command(name, [*words, *NEEDS.get(name, [])]))

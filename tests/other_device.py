@@ -23,7 +23,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
 from torch.utils._pytree import tree_flatten, tree_map
@@ -33,12 +33,14 @@ from tests.conftest import TinyNet
 from tutelage.config import Hardware, Recipe
 from tutelage.data import CropsAndFlips, Data, Split, open_data
 from tutelage.data.loader import Batches
+from tutelage.data.targets import Masks
 from tutelage.methods import find
 from tutelage.methods.barcode.networks.barcode import BarcodeNet
 from tutelage.methods.dmnn.networks.dmnn import DMNN
 from tutelage.methods.spikes.networks.snn import spiking_network
 from tutelage.models.generator import Generator
 from tutelage.models.networks.dcgan import DCGAN
+from tutelage.models.networks.fpn import FPN
 from tutelage.models.networks.resnet import ResNet
 from tutelage.models.tapped import Tapped
 from tutelage.sources import TeacherCache
@@ -249,9 +251,19 @@ def barcodes() -> Data:
     return replace(full_data, train=train, validation=test, test=test)
 
 
+def masks() -> Data:
+    """The images of ``data``, each with a mask of four classes."""
+    full_data, generator = data(), torch.Generator().manual_seed(8)
+    parts = {
+        name: (part.inputs, torch.randint(-1, 4, (len(part), 8, 8), generator=generator))
+        for name, part in full_data.splits.items()
+    }
+    return Data.from_arrays(**parts, targets=Masks(), views=full_data.views)  # type: ignore[arg-type]
+
+
 def train_weights(method: str, device: str, cache: Path | None = None) -> dict[str, Tensor]:
     """The weights of a student after training, on the processor."""
-    training_data = barcodes() if method == "barcode" else data()
+    training_data = {"barcode": barcodes, "cwd": masks}.get(method, data)()
     outputs = TeacherCache(cache, training_data) if cache else None
 
     def network(seed: int, width: int) -> Tapped:
@@ -264,16 +276,21 @@ def train_weights(method: str, device: str, cache: Path | None = None) -> dict[s
             return Tapped(ResNet(8, 4, 1, 0.25), *training_data.mean_std)
         if method == "spikes":
             return Tapped(spiking_network(4, (1, 8, 8), hidden=2 * width, steps=5))
+        module: nn.Module = TinyNet(width=width)
         if method == "barcode":
-            return Tapped(BarcodeNet(width // 2), *training_data.mean_std)
-        return Tapped(TinyNet(width=width), *training_data.mean_std)
+            module = BarcodeNet(width // 2)
+        if method == "cwd":
+            module = FPN(10, width / 32, 4, 1)
+        return Tapped(module, *training_data.mean_std)
 
     hardware = Hardware(device=device, precision="float32", channels_last=False, workers=0)
     recipe = Recipe(epochs=2, batch_size=16, lr=0.02)
     teachers = [network(1, 6)]
-    settings: dict[str, Any] = {"akdg": {"critic_width": 0.1}, "planting": {"planting_epochs": 2, "rounds": 1}}.get(
-        method, {}
-    )
+    settings: dict[str, Any] = {
+        "akdg": {"critic_width": 0.1},
+        "planting": {"planting_epochs": 2, "rounds": 1},
+        "cwd": {"features": 1.0},
+    }.get(method, {})
     run = Run(
         training_data, lambda: network(2, 4), teachers, recipe=recipe, hardware=hardware, seed=3, teacher_cache=outputs
     )

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from tests.conftest import Command
+from tests.data.mask_folders import masks_folder
 from tutelage.studies.workers import InlineWorkers
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -30,6 +31,7 @@ def shorten(code: str) -> str:
     """The code with one epoch, two seeds, smaller networks and few digits."""
     code = re.sub(r"epochs([ =])\d+", r"epochs\g<1>1", code)
     code = re.sub(r"\b(textcnn|texttransformer)-\d+-\d+", r"\1-1-8", code)
+    code = re.sub(r"\bfpn-\d+(-[\d.]+)?", "fpn-10-0.125", code)
     code = re.sub(r"resnet8\b", "resnet8x0.5", code)
     code = re.sub(r"resnet(14|20)\b", "resnet8", code)
     code = code.replace("--noise 0.4", "--noise 0.4 --per-class 20").replace('noise="0.4"', 'noise="0.4", per_class=20')
@@ -151,8 +153,19 @@ def test_texts_page_runs(follow: Any, tmp_path: Path) -> None:
     assert "accuracy" in output
 
 
+@pytest.mark.filterwarnings("ignore::tutelage.errors.TutelageWarning")
+def test_segmentation_page_runs(follow: Any, tmp_path: Path) -> None:
+    masks_folder(tmp_path / "scenes", train=12, test=4)
+    namespace, output = follow("segmentation.md")
+    assert (tmp_path / "student.onnx").exists()
+    assert "mean IoU" in output
+    assert "masks (pixels)" in output
+    assert set(namespace["result"].metrics["test"]["per_class_iou"]) == {"dark", "bright"}
+
+
 def test_every_guide_is_tested() -> None:
     tested_guides = {"tutorial.md", "noisy-labels.md", "add-a-method.md", "attacks.md", "compress.md", "texts.md"}
+    tested_guides |= {"segmentation.md"}
     tested_elsewhere = {"own-loop.md": "test_own_loop.py", "studies.md": "studies", "options.md": "test_docs.py"}
     with_code = {page.name for page in DOCS.glob("*.md") if BLOCK.search(page.read_text())}
     assert with_code == tested_guides | tested_elsewhere.keys()

@@ -11,8 +11,8 @@ Later losses on logits: ``decoupled_soft_targets`` (DKD), ``inter_class_relation
 (MLKD); ``virtual_soft_targets`` (Tf-KD) needs no teacher. On embeddings: ``probabilistic_transfer`` (PKT),
 ``correlation_congruence`` (CC), ``in_batch_contrast`` and ``noise_contrast`` (CRD). On maps: ``neuron_selectivity``
 (NST), ``gaussian_information`` (VID), ``hierarchical_context`` (ReviewKD), ``factor_distance`` (FT),
-``activation_boundaries`` (AB), ``partial_distance`` (OFD). On saliency maps: ``map_cross_entropy`` (labels) and
-``map_soft_targets`` (Hinton).
+``activation_boundaries`` (AB), ``partial_distance`` (OFD). On maps of dense predictions: ``channel_divergence`` (CWD).
+On saliency maps: ``map_cross_entropy`` (labels) and ``map_soft_targets`` (Hinton).
 
 Each docstring has the equation, the shapes and the source.
 
@@ -25,6 +25,7 @@ except in ``sinkhorn_divergence``, which treats both arguments alike.
 
 from tutelage.terms.attention import attention_map, attention_transfer
 from tutelage.terms.boundaries import activation_boundaries
+from tutelage.terms.channels import channel_divergence
 from tutelage.terms.congruence import correlation_congruence
 from tutelage.terms.consistency import softmax_mse
 from tutelage.terms.contrastive import in_batch_contrast, noise_contrast
@@ -57,6 +58,7 @@ __all__ = [
     "angle_relations",
     "attention_map",
     "attention_transfer",
+    "channel_divergence",
     "class_correlations",
     "correlation_congruence",
     "cross_entropy",

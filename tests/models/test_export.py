@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from tutelage.models.export import export_onnx
 from tutelage.models.tapped import Tapped
+from tutelage.models.zoo import build
 
 
 def needs_onnx() -> Any:
@@ -55,6 +56,18 @@ def test_onnxruntime_logits_equal_torch_for_any_batch_size(
         (logits,) = session.run(None, {"pixels": pixels.numpy()})
         assert logits.shape == (batch, 4)
         torch.testing.assert_close(torch.from_numpy(logits), trained_network(pixels).detach(), rtol=1e-5, atol=1e-5)
+
+
+def test_logit_maps_are_exported(tmp_path: Path) -> None:
+    onnxruntime, path = needs_onnx(), tmp_path / "student.onnx"
+    network = build("fpn-10-0.25", num_classes=3, input_shape=(3, 20, 24))
+    model = Tapped(network, (0.5,), (0.25,)).eval()
+    export_onnx(model, (3, 20, 24), path, classes=("a", "b", "c"))
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    pixels = torch.rand(3, 3, 20, 24)
+    (logits,) = session.run(None, {"pixels": pixels.numpy()})
+    assert logits.shape == (3, 3, 20, 24)
+    torch.testing.assert_close(torch.from_numpy(logits), model(pixels).detach(), rtol=1e-4, atol=1e-5)
 
 
 def test_metadata_has_classes_and_shape_and_the_batch_is_dynamic(trained_network: Tapped, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tutelage.data import Data
 from tutelage.data.modality import Modality, Pixels, Tokens, Vectors
-from tutelage.data.targets import Classes, Grades, Maps, MultiLabel, Quantities, Strings, Targets
+from tutelage.data.targets import Classes, Grades, Maps, Masks, MultiLabel, Quantities, Strings, Targets
 
 FEATURES, TOKENS, LENGTH, SYMBOLS = 6, 12, 7, 4
 
@@ -54,6 +54,18 @@ class OfMaps(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.head(self.features(images))  # type: ignore[no-any-return]
+
+
+def of_masks(classes: int, width: int = 6) -> nn.Module:
+    """A segmentation network: three convolutions, logits (B, C, H / 2, W / 2) of half the images' resolution."""
+    return nn.Sequential(
+        nn.Conv2d(1, width, 3, 2, padding=1),
+        nn.BatchNorm2d(width),
+        nn.ReLU(),
+        nn.Conv2d(width, width, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(width, classes, 1),
+    )
 
 
 def of_vectors(outputs: int, width: int = 8) -> nn.Module:
@@ -123,6 +135,18 @@ def case_of(kind: str) -> Case:
         targets[::7] = float("nan")
         return images, targets
 
+    def masks(count: int) -> tuple[Tensor, Tensor]:
+        """Bright and dark halves of images, above or below, with void pixels and an image without labels."""
+        targets = torch.zeros(count, 8, 8, dtype=torch.int64)
+        images = torch.randint(60, (count, 8, 8, 1), generator=generator, dtype=torch.uint8)
+        for sample in range(count):
+            part = slice(4) if sample % 2 else slice(4, 8)
+            targets[sample, part] = 1 + sample % 2
+            images[sample, part] += 80 + 80 * (sample % 2)
+        targets[:, 3, 2:5] = -1
+        targets[::7] = -1
+        return images, targets
+
     def texts(count: int) -> tuple[Tensor, Tensor]:
         targets = torch.arange(count) % 3
         tokens = torch.randint(4, TOKENS, (count, LENGTH), generator=generator)
@@ -137,6 +161,7 @@ def case_of(kind: str) -> Case:
         "regression": lambda: Case(kind, _data("number", numbers, Vectors(), Quantities()), lambda: of_vectors(3)),
         "strings": lambda: Case(kind, _data("string", strings, Pixels(), Strings()), lambda: OfStrings(2, SYMBOLS)),
         "saliency": lambda: Case(kind, _data("map", maps, Pixels(), Maps()), OfMaps),
+        "segmentation": lambda: Case(kind, _data("mask", masks, Pixels(), Masks()), lambda: of_masks(3)),
         "text": lambda: Case("classification", _data("text", texts, Tokens(TOKENS), Classes()), lambda: OfTexts(3)),
     }
     return cases[kind]()

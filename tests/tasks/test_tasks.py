@@ -25,7 +25,9 @@ SHORT: dict[str, Any] = {"epochs": 2, "batch_size": 16, "lr": 0.05, "device": "c
 SHORT |= {"channels_last": False}  # another layout rounds differently, which metrics of maps show
 
 
-@pytest.fixture(params=["classification", "ordinal", "multi_label", "regression", "strings", "saliency", "text"])
+@pytest.fixture(
+    params=["classification", "ordinal", "multi_label", "regression", "strings", "saliency", "segmentation", "text"]
+)
 def case(request: pytest.FixtureRequest) -> Case:
     """The case of each task, and of text classification."""
     return case_of(request.param)
@@ -65,9 +67,8 @@ def timeless(value: Any) -> Any:
 
 
 def test_all_tasks_are_listed() -> None:
-    assert {"classification", "generation", "multi_label", "ordinal", "regression", "saliency", "strings"} <= set(
-        task_names()
-    )
+    tasks = {"classification", "generation", "multi_label", "ordinal", "regression", "saliency", "segmentation"}
+    assert tasks <= {*task_names()}
     for name in task_names():
         task = find_task(name)
         assert task.name == name
@@ -184,13 +185,14 @@ def test_mutual_learning_trains_on_texts(text: Case) -> None:
 def test_classification_methods_are_refused_on_other_targets(refused: Any) -> None:
     case = case_of("regression")
     with refused("quantities", "regression", "classification"):
-        tutelage.distill(make_network(case), case.make, case.data, method="dml", **SHORT)
+        tutelage.distill(make_network(case), case.make, case.data, method="mlkd", **SHORT)
 
 
 def test_soft_targets_are_refused_if_outputs_are_not_distributions(refused: Any) -> None:
     case = case_of("regression")
-    with refused("soft targets need logits of classes", "regression"):
-        tutelage.distill(make_network(case), case.make, case.data, method="hinton", **SHORT)
+    for name in ("hinton", "dml"):
+        with refused("soft targets need logits of classes", "regression"):
+            tutelage.distill(make_network(case), case.make, case.data, method=name, **SHORT)
 
 
 def test_strings_are_distilled_position_by_position() -> None:

@@ -104,7 +104,7 @@ def data(
         str,
         typer.Argument(
             help="Data set: digits, barcodes, idx:FOLDER, npz:FILE, folder:PATH, hf:REPO, text:FOLDER, wav:FOLDER, "
-            "maps:FOLDER."
+            "maps:FOLDER, masks:FOLDER."
         ),
     ] = "digits",
     image_size: Annotated[
@@ -130,8 +130,11 @@ def data(
     unlabelled = [int((~split.targets.labelled(split.labels)).sum()) for split in data_set.splits.values()]
     if any(unlabelled):
         rows.append(("without a label", *map(str, unlabelled)))
-    rows.append(("total", *(str(summary["samples"][split]) for split in splits)))
-    print_table((data_set.targets.noun, *splits), rows)
+    noun, counted = data_set.targets.noun, data_set.targets.counted
+    counts_samples = counted == "samples"
+    total = "total" if counts_samples else data_set.modality.noun
+    rows.append((total, *(str(summary["samples"][split]) for split in splits)))
+    print_table((noun if counts_samples else f"{noun} ({counted})", *splits), rows)
     mean, std = ([round(value, 4) for value in summary[name]] for name in ("mean", "std"))
     shape = tuple(summary["image_shape"])
     statistics = f"; training {data_set.modality.unit}: mean {mean}, std {std}" if data_set.modality.unit else ""

@@ -32,7 +32,7 @@ from tutelage.data.hierarchy import Hierarchy
 from tutelage.data.loader import Batches, evaluation_batches
 from tutelage.data.modality import Modality, Pixels, Tokens, Vectors, Waveforms
 from tutelage.data.open import open_data
-from tutelage.data.targets import Classes, Grades, Maps, MultiLabel, Quantities, Strings, Targets
+from tutelage.data.targets import Classes, Grades, Maps, Masks, MultiLabel, Quantities, Strings, Targets
 from tutelage.data.views import (
     ColourJitter,
     CropsAndFlips,
@@ -63,6 +63,7 @@ __all__ = [
     "InstanceNoise",
     "LongTail",
     "Maps",
+    "Masks",
     "MissingLabels",
     "Modality",
     "MultiLabel",

@@ -16,6 +16,7 @@ Array = NDArray[Any]
 
 CHANNELS = (1, 3, 4)
 MOST_CLASSES = 100_000  # one stray label of 2,000,000,000 would otherwise mean as many class names
+VOID = 255  # of pixels without a class, in files and arrays of masks
 LABELS = "labels are one class per sample: (N,) integers, or (N, C) floats whose rows are probabilities"
 
 
@@ -134,6 +135,30 @@ def as_integers(value: object, what: str, form: str, *, low: int, high: int) -> 
         raise TutelageError(f"{what} is {array.dtype} of shape {array.shape}; expected {form}, integers")
     _refuse((array < low) | (array > high), array, what, f"expected {form} from {low} to {high}")
     return _tensor(array.astype(np.int64, copy=False), value)
+
+
+def as_masks(value: object, what: str) -> Tensor:
+    """Convert a class for each pixel, (N, H, W) integers or booleans, to int16; -1 and 255 mean void and become -1.
+
+    Raises:
+        TutelageError: another shape or dtype, or a number that is no class.
+    """
+    array = _array(value, what)
+    if array.dtype.kind not in "iub" or array.ndim != 3 or 0 in array.shape[1:]:
+        colour = ": colours are no class numbers" if array.ndim == 4 and array.shape[3] in CHANNELS else ""
+        raise TutelageError(
+            f"{what} is {array.dtype} of shape {array.shape}{colour}; masks are (N, H, W) integers, a class for each "
+            "pixel, -1 or 255 for void"
+        )
+    if array.dtype != np.bool_:
+        _refuse(
+            (array < -1) | (array > VOID),
+            array,
+            what,
+            f"classes are 0 to {VOID - 1}, and -1 or {VOID} is void",
+        )
+    stored = array.astype(np.int16, copy=False)
+    return _tensor(np.where(stored == VOID, np.int16(-1), stored) if (stored == VOID).any() else stored, value)
 
 
 def as_index(value: object, samples: int, what: str) -> Tensor:

@@ -19,6 +19,7 @@ from tutelage.data.data import Data, Split
 from tutelage.data.decode import Encoded, ImageFiles, decodes, read_headers
 from tutelage.data.pixel_cache import PixelCache
 from tutelage.data.stratified import split_off_test
+from tutelage.data.targets import Classes, Targets
 from tutelage.data.views import CropsAndFlips
 from tutelage.data.whole_images import WholeImages
 from tutelage.errors import TutelageError, TutelageWarning
@@ -52,6 +53,7 @@ def assemble(
     test: float | None = None,
     skip_bad: bool = False,
     reading: Reading = Reading(),
+    targets: Targets = Classes(),  # noqa: B008 - a frozen value
 ) -> Data:
     """A data set from encoded images and labels.
 
@@ -64,6 +66,7 @@ def assemble(
         test: the share of the training split for testing, if there is no test split.
         skip_bad: leave out images that cannot be decoded; a warning and the record say how many.
         reading: how images are read during training.
+        targets: what the labels are.
     """
     if test is not None and len(encoded_splits) > 1:
         raise TutelageError(f"{name} has a test split already; leave out the test share of {test}")
@@ -82,7 +85,7 @@ def assemble(
             for split, (encoded, labels) in encoded_splits.items()
         }
     images = read_images({split: encoded for split, (encoded, _) in encoded_splits.items()}, image_size, reading)
-    splits = {split: Split.of(images[split], labels) for split, (_, labels) in encoded_splits.items()}
+    splits = {split: Split.of(images[split], labels, targets=targets) for split, (_, labels) in encoded_splits.items()}
     entry: dict[str, Any] = {**record, "test_from": "test"}
     if len(splits) == 1:
         splits["train"], splits["test"], entry_of_test = split_off_test(splits["train"], test, name)

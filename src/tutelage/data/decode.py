@@ -112,7 +112,7 @@ class ImageFiles:
     def _pixels(self, image: Image.Image) -> NDArray[np.uint8]:
         image = upright(image, self.channels)
         if self.resize:
-            image = _centre(image, self.size[0])
+            image = centre_square(image, self.size[0])
         if (image.height, image.width) != self.size:
             raise ValueError(f"{image.width}x{image.height} pixels, but it had {self.size[1]}x{self.size[0]} before")
         return np.asarray(image).reshape(self.shape[1:])
@@ -204,8 +204,12 @@ def _readable_or_error(encoded: Encoded, index: int) -> Iterator[None]:
 
 def upright(image: Image.Image, channels: int) -> Image.Image:
     """The image with 1 (grey) or 3 channels (RGB) of 8 bits, turned as its EXIF orientation says."""
+    return _eight_bits(turned(image), "L" if channels == 1 else "RGB")
+
+
+def turned(image: Image.Image) -> Image.Image:
+    """The image turned as its EXIF orientation says, with the values of its pixels."""
     transpose = UPRIGHT.get(_orientation(image))
-    image = _eight_bits(image, "L" if channels == 1 else "RGB")
     return image if transpose is None else image.transpose(transpose)
 
 
@@ -229,11 +233,13 @@ def _eight_bits(image: Image.Image, mode: str) -> Image.Image:
     return image.convert(mode)
 
 
-def _centre(image: Image.Image, side: int) -> Image.Image:
-    """The shorter side scaled to ``side`` with an antialiased bicubic filter, then the middle square."""
+def centre_square(
+    image: Image.Image, side: int, resampling: Image.Resampling = Image.Resampling.BICUBIC
+) -> Image.Image:
+    """The shorter side scaled to ``side``, by default with an antialiased bicubic filter, then the middle square."""
     width, height = scaled_size(image.size, side)
     left, top = (width - side) // 2, (height - side) // 2
-    return image.resize((width, height), Image.Resampling.BICUBIC).crop((left, top, left + side, top + side))
+    return image.resize((width, height), resampling).crop((left, top, left + side, top + side))
 
 
 def scaled_size(size: tuple[int, int], side: int) -> tuple[int, int]:

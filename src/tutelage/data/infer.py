@@ -9,11 +9,11 @@ import numpy as np
 
 from tutelage.data.arrays import Array
 from tutelage.data.modality import Modality, Pixels, Vectors
-from tutelage.data.targets import Classes, Grades, MultiLabel, Quantities, Strings, Targets
+from tutelage.data.targets import Classes, Grades, Masks, MultiLabel, Quantities, Strings, Targets
 from tutelage.errors import TutelageError, unknown
 
 BY_TASK: Mapping[str, Targets] = MappingProxyType(
-    {kind.task: kind for kind in (Classes(), Grades(), MultiLabel(), Quantities(), Strings())}
+    {kind.task: kind for kind in (Classes(), Grades(), Masks(), MultiLabel(), Quantities(), Strings())}
 )
 """Kinds of targets by the name of their task, the possible values of the entry ``targets`` of a file."""
 
@@ -37,9 +37,9 @@ def infer_modality(inputs: Array, what: str) -> Modality:
 def infer_targets(labels: Array, what: str) -> Targets:
     """The kind of targets.
 
-    Integers (N,) are classes, and (N, C) of 0, 1 and -1 (unknown) are several labels a sample. Floats (N,) are
-    quantities, NaN if unknown, and so are (N, K) that leave [0, 1]; (N, C) are distributions over classes if most rows
-    sum to 1, and several labels a sample if they are 0 and 1 with more than one 1 in a row.
+    Integers (N,) are classes, (N, H, W) masks, and (N, C) of 0, 1 and -1 (unknown) several labels a sample. Floats
+    (N,) are quantities, NaN if unknown, and so are (N, K) that leave [0, 1]; (N, C) are distributions over classes if
+    most rows sum to 1, and several labels a sample if they are 0 and 1 with more than one 1 in a row.
 
     Raises:
         TutelageError: they could be of two kinds; the message says how to name the kind.
@@ -47,6 +47,8 @@ def infer_targets(labels: Array, what: str) -> Targets:
     kind, several = labels.dtype.kind, labels.ndim == 2 and labels.shape[1] > 1
     if kind == "f" and labels.ndim in (1, 2):
         return _several_floats(labels, what) if several else _one_float(labels, what)
+    if kind in "iub" and labels.ndim == 3:
+        return Masks()
     if kind in "iub" and several:
         return _several_integers(labels, what)
     return Classes()  # or an unusable array, which ``Classes.store`` refuses

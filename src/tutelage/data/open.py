@@ -1,4 +1,4 @@
-"""Open data sets by name: ``digits``, ``npz:FILE``, ``folder:PATH``, ``hf:REPO``, ``text:FOLDER`` and others."""
+"""Open data sets by name: ``digits``, ``npz:FILE``, ``folder:PATH``, ``masks:FOLDER``, ``hf:REPO`` and others."""
 
 from __future__ import annotations
 
@@ -47,19 +47,19 @@ class Options:
         """Refuse these fields if they are set: data of this name do not support them."""
         if "image_size" in fields and self.image_size is not None:
             raise TutelageError(
-                f"the image size {self.image_size} is for folder:, hf: and maps: data; leave it out for {name}"
+                f"the image size {self.image_size} is for folder:, hf:, maps: and masks: data; leave it out for {name}"
             )
         if "test" in fields and self.test is not None:
             raise TutelageError(
-                f"the test share {self.test} is for folder: and maps: data and arrays without a test split; "
+                f"the test share {self.test} is for folder:, maps: and masks: data and arrays without a test split; "
                 f"leave it out for {name}"
             )
         if "skip_bad" in fields and self.skip_bad:
-            raise TutelageError(f"skip_bad is for the images of folder: and hf: data; leave it out for {name}")
+            raise TutelageError(f"skip_bad is for the images of folder:, hf: and masks: data; leave it out for {name}")
         if "cache" in fields and self.cache is not None:
             raise TutelageError(
-                f"the cache of decoded images {os.fspath(self.cache)} is for folder:, hf: and maps: data; leave it out "
-                f"for {name}"
+                f"the cache of decoded images {os.fspath(self.cache)} is for folder:, hf:, maps: and masks: data; "
+                f"leave it out for {name}"
             )
 
 
@@ -79,17 +79,18 @@ def open_data(
         spec: ``digits`` (part of scikit-learn), ``barcodes[:SEVERITY]`` (rendered), ``idx:FOLDER`` (MNIST's files),
             ``npz:FILE`` (plain arrays), ``folder:PATH`` (images in ``train/CLASS/`` or ``CLASS/``), ``hf:REPO`` (the
             Hugging Face hub), ``text:FOLDER`` (tab-separated files and a tokenizer), ``wav:FOLDER`` (sounds in
-            ``train/CLASS/``), ``maps:FOLDER`` (images with saliency maps or fixations); the
-            path (``os.PathLike``) of an ``.npz`` file or of a folder; a ``Data``; or an object with all samples: a pair
-            of images and labels (see ``Data.from_arrays``), a map-style dataset of such pairs, or a tuple of a training
-            and a test set of those kinds.
-        image_size: side in pixels to scale and cut images to, for ``folder``, ``hf`` and ``maps``.
-        test: the share of the samples for the test split, for ``folder``, ``maps`` and objects without one; by
-            default 0.2.
-        skip_bad: leave out images that cannot be decoded, for ``folder`` and ``hf``.
+            ``train/CLASS/``), ``maps:FOLDER`` (images with saliency maps or fixations), ``masks:FOLDER`` (images and
+            masks in ``train/images/`` and ``train/masks/``); the path (``os.PathLike``) of an ``.npz`` file or of a
+            folder; a ``Data``; or an object with all samples: a pair of images and labels (see ``Data.from_arrays``), a
+            map-style dataset of such pairs, or a tuple of a training and a test set of those kinds.
+        image_size: side in pixels to scale and cut images to, for ``folder``, ``hf``, ``maps`` and ``masks``.
+        test: the share of the samples for the test split, for ``folder``, ``maps``, ``masks`` and objects without one;
+            by default 0.2.
+        skip_bad: leave out images that cannot be decoded, for ``folder``, ``hf`` and ``masks``.
         whole: for ``folder`` and ``hf`` with an ``image_size``: read random boxes of whole images, which views such as
             ``RandomViews`` choose, and for evaluation the middle 7/8 of the shorter side.
-        cache: for ``folder``, ``hf`` and ``maps``: a folder in which decoded images are kept for later epochs and runs.
+        cache: for ``folder``, ``hf``, ``maps`` and ``masks``: a folder in which decoded images are kept for later
+            epochs and runs.
 
     Raises:
         TutelageError: the name, the path or the content of the file cannot be used.
@@ -184,6 +185,13 @@ def _hf(argument: str, options: Options) -> Data:
     return hf.load(argument, options.image_size, skip_bad=options.skip_bad, reading=options.reading())
 
 
+def _masks(argument: str, options: Options) -> Data:
+    from tutelage.data import masks
+
+    path = _existing("masks", argument, "folder")
+    return masks.load(path, options.image_size, test=options.test, skip_bad=options.skip_bad, reading=options.reading())
+
+
 def _text(argument: str, options: Options) -> Data:
     from tutelage.data import text
 
@@ -213,6 +221,7 @@ LOADERS: Mapping[str, Callable[[str, Options], Data]] = {
     "npz": _npz,
     "folder": _folder,
     "hf": _hf,
+    "masks": _masks,
     "text": _text,
     "wav": _wav,
     "maps": _maps,
@@ -235,9 +244,9 @@ def _existing(scheme: str, text: str, kind: str) -> Path:
 
 def _advice(spec: str) -> str:
     if spec and as_path(spec).exists():
-        kinds = ("folder", "idx", "text", "wav", "maps") if as_path(spec).is_dir() else ("npz",)
+        kinds = ("folder", "idx", "text", "wav", "maps", "masks") if as_path(spec).is_dir() else ("npz",)
         return f"For this path write {' or '.join(f'{kind}:{spec}' for kind in kinds)}."
     return (
-        "Write digits, barcodes[:SEVERITY], idx:FOLDER, npz:FILE, folder:PATH, hf:REPO, text:FOLDER, wav:FOLDER "
-        "or maps:FOLDER."
+        "Write digits, barcodes[:SEVERITY], idx:FOLDER, npz:FILE, folder:PATH, hf:REPO, text:FOLDER, wav:FOLDER, "
+        "maps:FOLDER or masks:FOLDER."
     )

@@ -153,6 +153,7 @@ def checked(split: object, what: str, classes: Sequence[str]) -> Split:
         modality.check_files(images, f"the {modality.noun} of the {what}")
     _check_sizes(images, labels, what, modality)
     targets.check(labels, what, classes)
+    targets.check_inputs(labels, tuple(images.shape), what)
     samples = len(labels)
     checked: dict[str, Any] = {
         "inputs": images,

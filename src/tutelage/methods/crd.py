@@ -6,7 +6,6 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from tutelage.data.batch import hard_labels
 from tutelage.errors import TutelageError
 from tutelage.methods import NonNegative, Positive, Share, method
 from tutelage.models.tapped import Tapped
@@ -58,7 +57,7 @@ def crd(
     student, train = run.student(), run.data.train
     loss: Term = InBatchContrast(width, temperature)
     if negatives == "memory":
-        labels = hard_labels(train.labels)
+        labels = train.targets.classes(train.labels)  # none of other targets than classes
         loss = MemoryContrast(train.index, labels, count, width, temperature, momentum)
     terms = run.label_terms(kd_alpha, kd_temperature) | {"crd": weight * loss}
     run.fit(Learner(student, run.frozen(run.teacher()), terms))

@@ -9,13 +9,13 @@ from pydantic import Field
 from tutelage.methods import NonNegative, Positive, method
 from tutelage.models.tapped import Tapped
 from tutelage.sources import Peers
-from tutelage.terms import CrossEntropy, Mimicry, SoftTargets
+from tutelage.terms import Mimicry, Term
 from tutelage.training.learner import Learner
 from tutelage.training.run import Run
 from tutelage.training.updates import in_turn, together
 
 
-@method(paper="Zhang, Xiang, Hospedales, Lu 2018, arXiv 1706.00384", family="online", evidence="code")
+@method(paper="Zhang, Xiang, Hospedales, Lu 2018, arXiv 1706.00384", family="online", task=None, evidence="code")
 def dml(
     run: Run,
     *,
@@ -48,12 +48,16 @@ def dml(
     another batch.
     """
     nets = [run.student(number) for number in range(peers)]
-    mimicry = Mimicry if target == "each" else SoftTargets
+
+    def mimicry() -> Term:
+        soft_targets = run.label_task.soft_targets(temperature)  # an error for outputs that are no logits of classes
+        return Mimicry(temperature) if target == "each" else soft_targets
+
     learners = [
         Learner(
             net,
             Peers(*(other for other in nets if other is not net)),
-            {"ce": CrossEntropy(), "mimicry": weight * mimicry(temperature)},
+            {"ce": run.label_task.label_loss(), "mimicry": weight * mimicry()},
             name=f"net{number}",
         )
         for number, net in enumerate(nets, 1)

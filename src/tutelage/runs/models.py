@@ -329,7 +329,7 @@ def _check_inputs(text: str, shape: Sequence[int], data: Data, *, warn: bool) ->
         trained_pixels, data_pixels = (" x ".join(map(str, sides)) for sides in (size, data_size))
         warnings.warn(
             f"{text} was trained on images of {trained_pixels} pixels and those of {data.name} have {data_pixels}: it "
-            "may be far less accurate on them; folder: and hf: data can be resized with --image-size",
+            "may be far less accurate on them; folder:, masks: and hf: data can be resized with --image-size",
             TutelageWarning,
             stacklevel=4,
         )

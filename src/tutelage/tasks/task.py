@@ -57,6 +57,9 @@ class Task:
     columns: ClassVar[Mapping[str, str]] = MappingProxyType({})
     """Short column titles of a study's widest table; if empty, it has all ``metrics`` with a better direction."""
 
+    counted: ClassVar[str] = "samples"
+    """What the counts of its evaluation count, in words."""
+
     loss_name: ClassVar[str] = "labels"
     """The name of the label loss in records."""
 

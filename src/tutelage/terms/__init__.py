@@ -5,6 +5,7 @@ The functions are exported by ``tutelage.losses``.
 
 from tutelage.terms.attention import AttentionTransfer
 from tutelage.terms.boundaries import ActivationBoundaries
+from tutelage.terms.channels import ChannelDivergence
 from tutelage.terms.congruence import CorrelationCongruence
 from tutelage.terms.consistency import SoftmaxMSE
 from tutelage.terms.contrastive import InBatchContrast
@@ -21,6 +22,7 @@ from tutelage.terms.mimicry import Mimicry
 from tutelage.terms.multi_level import MultiLevelCorrelations
 from tutelage.terms.on_role import OnRole
 from tutelage.terms.overhaul import FeatureOverhaul
+from tutelage.terms.pixels import PixelCrossEntropy, PixelSoftTargets
 from tutelage.terms.probabilistic import ProbabilisticTransfer
 from tutelage.terms.refined import RefinedSoftTargets
 from tutelage.terms.relations import AngleRelations, DistanceRelations
@@ -40,6 +42,7 @@ __all__ = [
     "AdjustedSoftTargets",
     "AngleRelations",
     "AttentionTransfer",
+    "ChannelDivergence",
     "CorrelationCongruence",
     "CrossEntropy",
     "DecoupledSoftTargets",
@@ -60,6 +63,8 @@ __all__ = [
     "NeuronSelectivity",
     "OnRole",
     "Paraphrase",
+    "PixelCrossEntropy",
+    "PixelSoftTargets",
     "ProbabilisticTransfer",
     "RefinedSoftTargets",
     "SimilarityPreserving",

@@ -3,8 +3,9 @@
 from tutelage.data.targets.base import Targets
 from tutelage.data.targets.classes import Classes, Grades, class_counts
 from tutelage.data.targets.maps import Maps
+from tutelage.data.targets.masks import Masks
 from tutelage.data.targets.multi_label import MultiLabel
 from tutelage.data.targets.quantities import Quantities
 from tutelage.data.targets.strings import Strings
 
-__all__ = ["Classes", "Grades", "Maps", "MultiLabel", "Quantities", "Strings", "Targets", "class_counts"]
+__all__ = ["Classes", "Grades", "Maps", "Masks", "MultiLabel", "Quantities", "Strings", "Targets", "class_counts"]

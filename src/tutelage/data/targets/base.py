@@ -26,6 +26,9 @@ class Targets:
     single_label: ClassVar[bool] = False
     """Whether each sample has one class, as label noise and class imbalance require."""
 
+    counted: ClassVar[str] = "samples"
+    """What ``counts`` counts, in words."""
+
     spatial: ClassVar[bool] = False
     """Whether labels are places in the image, which move with its views."""
 
@@ -42,6 +45,13 @@ class Targets:
 
         Raises:
             TutelageError: with the number of names and the expected number.
+        """
+
+    def check_inputs(self, labels: Tensor, shape: tuple[int, ...], what: str) -> None:
+        """Refuse stored labels that do not fit inputs of this stored shape (N, ...).
+
+        Raises:
+            TutelageError: with both shapes.
         """
 
     def unlabelled(self, samples: int) -> Tensor:
@@ -83,5 +93,5 @@ class Targets:
         raise NotImplementedError(f"{type(self).__name__} must define transformed(labels, region, size)")
 
     def counts(self, labels: Tensor, names: Sequence[str]) -> list[int]:
-        """How many samples of a split have each name."""
+        """How often a split has each name: by default the number of samples."""
         return [len(labels)] * len(names)

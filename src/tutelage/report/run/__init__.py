@@ -22,6 +22,12 @@ from tutelage.trust import Trust
 
 _MATRIX = 25  # classes, up to which the confusion matrix is listed
 _PAIRS = 5
+_CLASS_METRICS = {
+    "recall": "per_class_accuracy",
+    "precision": "per_class_precision",
+    "F1": "per_class_f1",
+    "IoU": "per_class_iou",
+}
 
 
 def is_run(folder: Path) -> bool:
@@ -105,6 +111,7 @@ def _render(
             initial=entries.get("init"),
             curve=curve,
             classes=_classes(test, names, counts),
+            counted=task.counted,
             names=names if len(names) <= _MATRIX else [],
             matrix=_matrix(names, counts) if len(names) <= _MATRIX else [],
             pairs=most_confused(names, counts, _PAIRS),
@@ -126,11 +133,10 @@ def _counts(confusion: Any, classes: int) -> list[list[int]]:
 
 
 def _classes(test: Mapping[str, Any], names: list[str], counts: list[list[int]]) -> list[dict[str, Any]]:
-    """Recall, precision and F1 of each class, and its number of test samples where known; lowest recall first."""
-    metrics = {"recall": "per_class_accuracy", "precision": "per_class_precision", "f1": "per_class_f1"}
+    """The metrics of each class, and its number of test samples (or pixels) where known; lowest recall first."""
     rows = [
-        {"name": name, "samples": sum(counts[number]) if counts else None}
-        | {title: (test.get(key) or {}).get(name) for title, key in metrics.items()}
+        {"name": name, "count": sum(counts[number]) if counts else None}
+        | {title: test[key].get(name) for title, key in _CLASS_METRICS.items() if test.get(key)}
         for number, name in enumerate(names)
     ]
     return sorted(rows, key=lambda row: 2.0 if row["recall"] is None else row["recall"])
