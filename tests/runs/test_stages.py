@@ -14,7 +14,7 @@ from tests.runs.uses import CLASSIFY
 from tutelage.config import Hardware, Recipe
 from tutelage.data import Data
 from tutelage.errors import TutelageError
-from tutelage.methods import find, installed
+from tutelage.methods import find
 from tutelage.models.tapped import Tapped
 from tutelage.training import Run
 
@@ -83,7 +83,7 @@ def test_the_forms_of_mutual_learning_differ(
     assert changed(states[3], plain) == set()  # nets that do not heed each other
 
 
-@pytest.mark.parametrize("method", [name for name in installed() if "kd_alpha" in find(name).parameters])
+@pytest.mark.parametrize("method", [name for name in CLASSIFY if "kd_alpha" in find(name).parameters])
 def test_hintons_term_joins_any_method_with_a_teacher(
     method: str, tiny_data: Data, tiny_model: Callable[..., Tapped], on_cpu: Hardware, state_of: Any, changed: Any
 ) -> None:

@@ -31,7 +31,8 @@ def dml(
 
     The peer p_l is the target and is detached. All networks train on the same batch in train mode, with different
     initial weights and separate optimisers. Network 1 starts from the weights of the plain student of the same seed and
-    is the one returned.
+    is the one returned. In other tasks with soft targets, CE and T^2 KL are the task's label loss and its loss on soft
+    targets, for example those of each pixel.
 
     Args:
         run: the run; a teacher is not used.
@@ -50,8 +51,8 @@ def dml(
     nets = [run.student(number) for number in range(peers)]
 
     def mimicry() -> Term:
-        soft_targets = run.label_task.soft_targets(temperature)  # an error for outputs that are no logits of classes
-        return Mimicry(temperature) if target == "each" else soft_targets
+        soft_targets = run.label_task.soft_targets(temperature)
+        return Mimicry(temperature, soft_targets) if target == "each" else soft_targets
 
     learners = [
         Learner(

@@ -30,13 +30,17 @@ class Mimicry(Term):
 
     Each peer is a target. ``SoftTargets`` with the same peers matches the mean of their probabilities instead (the
     paper's DML_e, which it reports to be worse).
+
+    Args:
+        temperature: T > 0; the paper has 1.
+        soft_targets: the loss for one peer, for outputs that are no logits (B, C); by default ``SoftTargets``.
     """
 
     reads_labels = False
 
-    def __init__(self, temperature: float = 1.0) -> None:
+    def __init__(self, temperature: float = 1.0, soft_targets: Term | None = None) -> None:
         super().__init__()
-        self.soft_targets = SoftTargets(temperature)
+        self.soft_targets = SoftTargets(temperature) if soft_targets is None else soft_targets
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch | None) -> Tensor:
         """(B,) nats times T^2."""
