@@ -149,7 +149,7 @@ class Config(Recipe, Hardware):
     data: str = Field(
         default="digits",
         description="data set: digits, barcodes, idx:FOLDER, npz:FILE, folder:PATH, hf:REPO, text:FOLDER, wav:FOLDER, "
-        "maps:FOLDER or masks:FOLDER",
+        "maps:FOLDER, masks:FOLDER or boxes:FOLDER",
     )
     image_size: int | None = Field(default=None, ge=4, description="resize image files to this many pixels per side")
     test: float | None = Field(

@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tests.tasks.scenes import scene_data
 from tutelage.data import Data
 from tutelage.data.modality import Modality, Pixels, Tokens, Vectors
 from tutelage.data.targets import Classes, Grades, Maps, Masks, MultiLabel, Quantities, Strings, Targets
+from tutelage.models.networks.centre import CentreNet
 
 FEATURES, TOKENS, LENGTH, SYMBOLS = 6, 12, 7, 4
 
@@ -160,6 +162,7 @@ def case_of(kind: str) -> Case:
         "multi_label": lambda: Case(kind, _data("label", labels, Vectors(), MultiLabel()), lambda: of_vectors(3)),
         "regression": lambda: Case(kind, _data("number", numbers, Vectors(), Quantities()), lambda: of_vectors(3)),
         "strings": lambda: Case(kind, _data("string", strings, Pixels(), Strings()), lambda: OfStrings(2, SYMBOLS)),
+        "detection": lambda: Case(kind, scene_data(48, 16, 32), lambda: CentreNet(10, 2, 1, 0.125)),
         "saliency": lambda: Case(kind, _data("map", maps, Pixels(), Maps()), OfMaps),
         "segmentation": lambda: Case(kind, _data("mask", masks, Pixels(), Masks()), lambda: of_masks(3)),
         "text": lambda: Case("classification", _data("text", texts, Tokens(TOKENS), Classes()), lambda: OfTexts(3)),

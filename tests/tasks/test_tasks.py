@@ -26,7 +26,17 @@ SHORT |= {"channels_last": False}  # another layout rounds differently, which me
 
 
 @pytest.fixture(
-    params=["classification", "ordinal", "multi_label", "regression", "strings", "saliency", "segmentation", "text"]
+    params=[
+        "classification",
+        "detection",
+        "ordinal",
+        "multi_label",
+        "regression",
+        "strings",
+        "saliency",
+        "segmentation",
+        "text",
+    ]
 )
 def case(request: pytest.FixtureRequest) -> Case:
     """The case of each task, and of text classification."""

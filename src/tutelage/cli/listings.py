@@ -104,7 +104,7 @@ def data(
         str,
         typer.Argument(
             help="Data set: digits, barcodes, idx:FOLDER, npz:FILE, folder:PATH, hf:REPO, text:FOLDER, wav:FOLDER, "
-            "maps:FOLDER, masks:FOLDER."
+            "maps:FOLDER, masks:FOLDER, boxes:FOLDER."
         ),
     ] = "digits",
     image_size: Annotated[

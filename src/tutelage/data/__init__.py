@@ -32,7 +32,7 @@ from tutelage.data.hierarchy import Hierarchy
 from tutelage.data.loader import Batches, evaluation_batches
 from tutelage.data.modality import Modality, Pixels, Tokens, Vectors, Waveforms
 from tutelage.data.open import open_data
-from tutelage.data.targets import Classes, Grades, Maps, Masks, MultiLabel, Quantities, Strings, Targets
+from tutelage.data.targets import Boxes, Classes, Grades, Maps, Masks, MultiLabel, Quantities, Strings, Targets
 from tutelage.data.views import (
     ColourJitter,
     CropsAndFlips,
@@ -48,6 +48,7 @@ __all__ = [
     "AsymmetricNoise",
     "Batch",
     "Batches",
+    "Boxes",
     "CIFARNoise",
     "ClassFlips",
     "Classes",

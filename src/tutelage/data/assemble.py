@@ -54,6 +54,7 @@ def assemble(
     skip_bad: bool = False,
     reading: Reading = Reading(),
     targets: Targets = Classes(),  # noqa: B008 - a frozen value
+    image_files: type[ImageFiles] = ImageFiles,
 ) -> Data:
     """A data set from encoded images and labels.
 
@@ -67,6 +68,7 @@ def assemble(
         skip_bad: leave out images that cannot be decoded; a warning and the record say how many.
         reading: how images are read during training.
         targets: what the labels are.
+        image_files: how files become images of one size, unless they are read whole.
     """
     if test is not None and len(encoded_splits) > 1:
         raise TutelageError(f"{name} has a test split already; leave out the test share of {test}")
@@ -84,7 +86,9 @@ def assemble(
             split: (EncodedSubset(encoded, decodable[split]), labels[decodable[split]])
             for split, (encoded, labels) in encoded_splits.items()
         }
-    images = read_images({split: encoded for split, (encoded, _) in encoded_splits.items()}, image_size, reading)
+    images = read_images(
+        {split: encoded for split, (encoded, _) in encoded_splits.items()}, image_size, reading, image_files
+    )
     splits = {split: Split.of(images[split], labels, targets=targets) for split, (_, labels) in encoded_splits.items()}
     entry: dict[str, Any] = {**record, "test_from": "test"}
     if len(splits) == 1:
@@ -157,7 +161,10 @@ def _warn_of_skipped(name: str, splits: Mapping[str, Encoded], decodable: Mappin
 
 
 def read_images(
-    splits: Mapping[str, Encoded], image_size: int | None, reading: Reading
+    splits: Mapping[str, Encoded],
+    image_size: int | None,
+    reading: Reading,
+    image_files: type[ImageFiles] = ImageFiles,
 ) -> dict[str, Tensor | ImageFiles | WholeImages]:
     """The images of each split, of one shape: decoded if all fit into memory, otherwise only their headers are read."""
     if image_size is not None and image_size < 1:
@@ -181,7 +188,7 @@ def read_images(
             for split, encoded in splits.items()
         }
     files = {
-        split: ImageFiles(encoded, size, channels, image_size is not None, reading.cache)
+        split: image_files(encoded, size, channels, image_size is not None, reading.cache)
         for split, encoded in splits.items()
     }
     total = sum(int(np.prod(images.shape)) for images in files.values())

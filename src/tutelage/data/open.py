@@ -47,19 +47,22 @@ class Options:
         """Refuse these fields if they are set: data of this name do not support them."""
         if "image_size" in fields and self.image_size is not None:
             raise TutelageError(
-                f"the image size {self.image_size} is for folder:, hf:, maps: and masks: data; leave it out for {name}"
+                f"the image size {self.image_size} is for folder:, hf:, maps:, masks: and boxes: data; "
+                f"leave it out for {name}"
             )
         if "test" in fields and self.test is not None:
             raise TutelageError(
-                f"the test share {self.test} is for folder:, maps: and masks: data and arrays without a test split; "
-                f"leave it out for {name}"
+                f"the test share {self.test} is for folder:, maps:, masks: and boxes: data and arrays without a "
+                f"test split; leave it out for {name}"
             )
         if "skip_bad" in fields and self.skip_bad:
-            raise TutelageError(f"skip_bad is for the images of folder:, hf: and masks: data; leave it out for {name}")
+            raise TutelageError(
+                f"skip_bad is for the images of folder:, hf:, masks: and boxes: data; leave it out for {name}"
+            )
         if "cache" in fields and self.cache is not None:
             raise TutelageError(
-                f"the cache of decoded images {os.fspath(self.cache)} is for folder:, hf:, maps: and masks: data; "
-                f"leave it out for {name}"
+                f"the cache of decoded images {os.fspath(self.cache)} is for folder:, hf:, maps:, masks: and "
+                f"boxes: data; leave it out for {name}"
             )
 
 
@@ -80,17 +83,19 @@ def open_data(
             ``npz:FILE`` (plain arrays), ``folder:PATH`` (images in ``train/CLASS/`` or ``CLASS/``), ``hf:REPO`` (the
             Hugging Face hub), ``text:FOLDER`` (tab-separated files and a tokenizer), ``wav:FOLDER`` (sounds in
             ``train/CLASS/``), ``maps:FOLDER`` (images with saliency maps or fixations), ``masks:FOLDER`` (images and
-            masks in ``train/images/`` and ``train/masks/``); the path (``os.PathLike``) of an ``.npz`` file or of a
-            folder; a ``Data``; or an object with all samples: a pair of images and labels (see ``Data.from_arrays``), a
-            map-style dataset of such pairs, or a tuple of a training and a test set of those kinds.
-        image_size: side in pixels to scale and cut images to, for ``folder``, ``hf``, ``maps`` and ``masks``.
-        test: the share of the samples for the test split, for ``folder``, ``maps``, ``masks`` and objects without one;
-            by default 0.2.
-        skip_bad: leave out images that cannot be decoded, for ``folder``, ``hf`` and ``masks``.
+            masks in ``train/images/`` and ``train/masks/``), ``boxes:FOLDER`` (images with boxes of objects, in the
+            layout of Pascal VOC or COCO); the path (``os.PathLike``) of an ``.npz`` file or of a folder; a ``Data``; or
+            an object with all samples: a pair of images and labels (see ``Data.from_arrays``), a map-style dataset of
+            such pairs, or a tuple of a training and a test set of those kinds.
+        image_size: side in pixels to scale and cut images to, for ``folder``, ``hf``, ``maps`` and ``masks``; for
+            ``boxes`` to scale them to, without a cut.
+        test: the share of the samples for the test split, for ``folder``, ``maps``, ``masks``, ``boxes`` and objects
+            without one; by default 0.2.
+        skip_bad: leave out images that cannot be decoded, for ``folder``, ``hf``, ``masks`` and ``boxes``.
         whole: for ``folder`` and ``hf`` with an ``image_size``: read random boxes of whole images, which views such as
             ``RandomViews`` choose, and for evaluation the middle 7/8 of the shorter side.
-        cache: for ``folder``, ``hf``, ``maps`` and ``masks``: a folder in which decoded images are kept for later
-            epochs and runs.
+        cache: for ``folder``, ``hf``, ``maps``, ``masks`` and ``boxes``: a folder in which decoded images are kept for
+            later epochs and runs.
 
     Raises:
         TutelageError: the name, the path or the content of the file cannot be used.
@@ -129,6 +134,13 @@ def spec_from_path(spec: str | os.PathLike[str]) -> str:
 
 
 # Each function imports its own module only, so that a data set does not need the dependencies of another one.
+
+
+def _boxes(argument: str, options: Options) -> Data:
+    from tutelage.data.boxes.load import load
+
+    path = _existing("boxes", argument, "folder")
+    return load(path, options.image_size, test=options.test, skip_bad=options.skip_bad, reading=options.reading())
 
 
 def _digits(argument: str, options: Options) -> Data:
@@ -217,6 +229,7 @@ def _maps(argument: str, options: Options) -> Data:
 LOADERS: Mapping[str, Callable[[str, Options], Data]] = {
     "digits": _digits,
     "barcodes": _barcodes,
+    "boxes": _boxes,
     "idx": _idx,
     "npz": _npz,
     "folder": _folder,
@@ -244,9 +257,9 @@ def _existing(scheme: str, text: str, kind: str) -> Path:
 
 def _advice(spec: str) -> str:
     if spec and as_path(spec).exists():
-        kinds = ("folder", "idx", "text", "wav", "maps", "masks") if as_path(spec).is_dir() else ("npz",)
+        kinds = ("folder", "idx", "text", "wav", "maps", "masks", "boxes") if as_path(spec).is_dir() else ("npz",)
         return f"For this path write {' or '.join(f'{kind}:{spec}' for kind in kinds)}."
     return (
         "Write digits, barcodes[:SEVERITY], idx:FOLDER, npz:FILE, folder:PATH, hf:REPO, text:FOLDER, wav:FOLDER, "
-        "maps:FOLDER or masks:FOLDER."
+        "maps:FOLDER, masks:FOLDER or boxes:FOLDER."
     )

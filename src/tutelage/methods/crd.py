@@ -49,7 +49,8 @@ def crd(
         kd_alpha: combine with Hinton's loss: (1 - kd_alpha) CE + kd_alpha T^2 KL replaces CE.
         kd_temperature: T of Hinton's loss.
 
-    Deviations: the default of K. Samples without a label have all others as negatives. With several processes, each has
+    Deviations: the default of K. Samples without a label, or with labels that are
+    no classes, have all others as negatives. With several processes, each has
     memories of its own, of which it updates its share.
     """
     if negatives == "batch" and run.recipe.batch_size < 2:
