@@ -1,0 +1,1 @@
+"""Operations on networks for this method."""
