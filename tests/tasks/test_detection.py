@@ -111,7 +111,7 @@ def test_methods_on_features_train_detectors(name: str) -> None:
     [
         ("hinton", "soft targets need logits of classes"),
         ("fitnet", "soft targets need logits of classes"),
-        ("dml", "whose task is detection"),
+        ("dml", "soft targets need logits of classes"),
         ("mean_teacher_lc", "whose task is detection"),
     ],
 )
