@@ -162,9 +162,8 @@ def test_cwd_needs_maps(tiny_data: Data, tiny_model: Any, on_cpu: Hardware, refu
 
 def test_cwd_makes_a_student_follow_its_teacher(data: Data, on_cpu: Hardware) -> None:
     """Without labels, a student whose maps follow those of a trained teacher segments nearly as well."""
-    trained = tutelage.train(
-        "fpn-10-0.25", data, epochs=12, lr=0.1, batch_size=16, device="cpu", precision="float32"
-    ).model
+    recipe = Recipe(epochs=8, lr=0.01, batch_size=8, optimizer="AdamW")
+    trained = find("plain")(Run(data, lambda: network("fpn-10-0.25", 1, data), recipe=recipe, hardware=on_cpu))
     void = torch.full_like(data.train.labels, -1)
     unlabelled = Data.from_arrays(
         (data.train.inputs, void),  # type: ignore[arg-type]
@@ -172,11 +171,10 @@ def test_cwd_makes_a_student_follow_its_teacher(data: Data, on_cpu: Hardware) ->
         classes=data.classes,
         targets=Masks(),
     )
-    recipe = Recipe(epochs=30, batch_size=16, lr=0.1)
     run = Run(unlabelled, lambda: network("fpn-10-0.25", 5, data), [trained], recipe=recipe, hardware=on_cpu, seed=1)
     student = find("cwd")(run, kd_alpha=1.0, kd_temperature=1.0)
     result = tutelage.evaluate(student, unlabelled, teacher=trained)
-    assert result["teacher_mean_iou"] > 0.8
-    assert result["mean_iou"] > 0.7
+    assert result["teacher_mean_iou"] > 0.9
+    assert result["mean_iou"] > 0.85
     losses = [record["learners"]["student"]["cwd"] for record in run.fits[0].history]
-    assert losses[-1] < losses[0] / 2
+    assert losses[-1] < losses[0] / 3

@@ -136,6 +136,9 @@ def test_drawings_show_the_worst_images_first(data: Data, task: Task) -> None:
     worst = [drawing.caption for drawing in drawings if "worst" in drawing.caption]
     assert [int(caption.rpartition(" ")[2]) for caption in worst[:4]] == [5, 2, 9, 11]
     assert worst[0].startswith("worst, IoU 0.0%")
+    *drawings, key = drawings
+    assert key.caption == "the colours, from left to right: 0, 1, 2"
+    assert key.pixels[0, ::16].tolist() == palette(3).tolist()
     assert "typical, IoU 100.0%" in drawings[-1].caption
     assert all(drawing.pixels.shape == (8, 3 * 8 + 2 * 2, 3) for drawing in drawings)
     assert all(drawing.pixels.dtype == torch.uint8 for drawing in drawings)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 OPACITY = 0.6  # of a mask that is laid over its image
 GAP = 2  # pixels between the images
+SWATCH = 16  # pixels per side
 BITS = 8
 
 
@@ -30,6 +31,11 @@ def overlaid(pixels: Tensor, mask: Tensor, colours: Tensor) -> Tensor:
     mask = mask.long()
     mixed = (1 - OPACITY) * pixels.float() + OPACITY * colours[mask.clamp(min=0)].float()
     return mixed.round().to(torch.uint8).where((mask >= 0)[:, :, None], pixels)
+
+
+def swatches(colours: Tensor) -> Tensor:
+    """A square of each colour, in a row: (C, 3) uint8 to (SWATCH, C SWATCH, 3) uint8."""
+    return colours.repeat_interleave(SWATCH, 0).expand(SWATCH, -1, -1).contiguous()
 
 
 def side_by_side(pixels: Tensor, masks: list[Tensor], colours: Tensor) -> Tensor:

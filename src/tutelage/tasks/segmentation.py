@@ -28,7 +28,7 @@ from tutelage.evaluation.segmentation import (
 from tutelage.models.ensemble import Ensemble
 from tutelage.models.outputs import Outputs
 from tutelage.models.tapped import Tapped
-from tutelage.tasks._overlays import palette, side_by_side
+from tutelage.tasks._overlays import palette, side_by_side, swatches
 from tutelage.tasks.drawing import Drawing
 from tutelage.tasks.metric import Curve, Metric
 from tutelage.tasks.task import Compute, Task
@@ -129,7 +129,7 @@ class Segmentation(Task):
     def drawings(self, model: nn.Module, split: Split, data: Data, compute: Compute) -> Sequence[Drawing]:
         """The worst images, then some around the median, by the mean IoU within an image: image, labels, prediction.
 
-        Of a larger split, 1,024 evenly spaced images are judged.
+        Of a larger split, 1,024 evenly spaced images are judged. The last drawing shows the colours of the classes.
         """
         rows = torch.arange(min(len(split), MOST_JUDGED)) * len(split) // min(len(split), MOST_JUDGED)
         rows = rows[split.targets.labelled(split.labels[rows]).cpu()]
@@ -148,13 +148,17 @@ class Segmentation(Task):
         middle = max(DRAWN, (len(order) - DRAWN) // 2)
         chosen = [("worst", row) for row in order[:DRAWN].tolist()]
         chosen += [("typical", row) for row in order[middle : middle + DRAWN].tolist()]
-        return [
+        drawings = [
             Drawing(
                 side_by_side(judged.inputs[torch.tensor([row])][0].cpu(), [masks[row], predicted[row]], colours),
                 f"{kind}, IoU {ious[row]:.1%}: image, labels, prediction. {_file(data, split, int(judged.index[row]))}",
             )
             for kind, row in chosen
         ]
+        drawn = torch.cat([mask[row].flatten() for _, row in chosen for mask in (masks, predicted)])
+        present = [number for number in range(data.num_classes) if bool((drawn == number).any())]
+        names = ", ".join(data.classes[number] for number in present)
+        return [*drawings, Drawing(swatches(colours[present]), f"the colours, from left to right: {names}")]
 
     def chance_level(self, data: Data) -> float | None:
         """The largest mean IoU of a constant prediction where all classes occur, 1 / C."""

@@ -23,6 +23,10 @@ class FPN(nn.Module):
     a 1x1 convolution of each stage's map, added up from the smallest to the largest map, then a 3x3 convolution and a
     1x1 classifier. Its logits are enlarged bilinearly to the size of the image. Any image size.
 
+    Convolutions start from He's normal initialisation, by the fan-out, and the 1x1 convolutions of the decoder by the
+    fan-in; the classifier starts from torch's. With small weights (standard deviation 0.01) it learned several times
+    more slowly.
+
     Args:
         depth: 8n+2: 10, 18, 26, 34, ...
         width: multiplies all channels: those of the stages are 16, 32, 64 and 128 times the width, those of the decoder
@@ -67,8 +71,17 @@ class FPN(nn.Module):
             nn.Conv2d(decoder, decoder, 3, padding=1, bias=False), nn.BatchNorm2d(decoder), nn.ReLU(inplace=True)
         )
         self.classifier = nn.Conv2d(decoder, num_classes, 1)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Initialise the convolutions; normalisations initialise themselves."""
         he_initialise(self)
-        nn.init.normal_(self.classifier.weight, std=0.01)
+        for parameter in self.lateral.parameters():
+            if parameter.ndim > 1:
+                nn.init.kaiming_normal_(parameter)
+            else:
+                nn.init.zeros_(parameter)
+        self.classifier.reset_parameters()
 
     def forward(self, x: Tensor) -> Tensor:
         """Images (B, in_channels, H, W) to logits (B, num_classes, H, W)."""
