@@ -22,7 +22,7 @@ from rich.table import Table
 
 from benchmarks.images import images
 from benchmarks.pairs import Numbers
-from benchmarks.processes import imports, memory
+from benchmarks.processes import allocator, imports, memory
 from benchmarks.repositories import repositories
 from benchmarks.runs import accuracy, cached, methods, research, study
 from benchmarks.setting import device
@@ -51,6 +51,7 @@ PARTS: dict[str, Callable[[bool], Numbers]] = {
         cached,
         students,
         study,
+        allocator,
         memory,
         imports,
     )

@@ -52,7 +52,7 @@ def compare(
             seconds = timed(candidates[name])
             if number >= 0:
                 times[name].append(seconds)
-    return {name: _ratio(times[name], times[reference]) for name in names}
+    return {name: ratio_of(times[name], times[reference]) for name in names}
 
 
 class Rounds:
@@ -138,7 +138,8 @@ def _wait() -> None:
         torch.accelerator.synchronize()
 
 
-def _ratio(times: list[float], reference: list[float]) -> Ratio:
+def ratio_of(times: list[float], reference: list[float]) -> Ratio:
+    """The ratios of the seconds of each round to those of a reference."""
     ratios = [a / b for a, b in zip(times, reference, strict=True)]
     low, median, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else (ratios[0],) * 3
     return Ratio(median, low, high, statistics.median(times))

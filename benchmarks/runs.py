@@ -34,9 +34,9 @@ RECIPE = Recipe(batch_size=BATCH, schedule="constant")
 NINE = ("hinton", "bss", "fitnet", "fsp", "at", "sp", "rkd", "dml", "one")
 
 
-def one_epoch(student: Tapped, source: Frozen | None, data: Data) -> None:
+def one_epoch(student: Tapped, source: Frozen | None, data: Data, batch_size: int = BATCH) -> None:
     """Train for one epoch as a user does."""
-    fit(_learner(student, source), data=data, recipe=RECIPE.replace(epochs=1))
+    fit(_learner(student, source), data=data, recipe=RECIPE.replace(epochs=1, batch_size=batch_size))
 
 
 def epochs(student: Tapped, source: Frozen | None, data: Data, **options: bool) -> Rounds:

@@ -20,7 +20,7 @@ ROOMS = (
     ["parsing", "trust", "files", "parts"],
     ["fields"],
     ["recipe"],
-    ["config", "ambient", "signals", "cores"],
+    ["config", "ambient", "signals", "cores", "allocator"],
     ["data"],
     ["models"],
     ["terms"],

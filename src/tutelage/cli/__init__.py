@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 import typer
 
+from tutelage.allocator import reuse_freed_memory
 from tutelage.cli.calibrate import calibrate
 from tutelage.cli.compress import compress
 from tutelage.cli.evaluate import evaluate
@@ -67,6 +68,7 @@ def main() -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # for ASCII terminals: escapes, not a traceback
             stream.reconfigure(errors="backslashreplace")
+    reuse_freed_memory()
     with warnings.catch_warnings():
         warnings.simplefilter("default", TutelageWarning)
         warnings.showwarning = _show_warning

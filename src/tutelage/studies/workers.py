@@ -15,6 +15,7 @@ from multiprocessing.process import BaseProcess
 from multiprocessing.spawn import get_preparation_data
 from typing import Any, Protocol
 
+from tutelage.allocator import reuse_freed_memory
 from tutelage.cores import cores
 from tutelage.errors import TutelageError, one_line
 from tutelage.signals import ignore_termination_signals
@@ -161,6 +162,7 @@ def _serve(pipe: Connection, threads: int) -> None:
     """Run calls from the pipe, one after another; the main function of a process."""
     import torch
 
+    reuse_freed_memory()
     ignore_termination_signals()  # they may reach every process; the study ends its workers
     torch.set_num_threads(threads)
     if study := multiprocessing.parent_process():
@@ -233,6 +235,7 @@ def _call_like_driver(folder: str, path: list[str], threads: int, function: Call
     """Call a function with the driver's working directory and import path, on which names may depend."""
     import torch
 
+    reuse_freed_memory()
     os.chdir(folder)
     sys.path[:] = path
     torch.set_num_threads(threads)
