@@ -30,6 +30,7 @@ from torch.utils._pytree import tree_flatten, tree_map
 from torch.utils.backend_registration import _DummyBackendModule, _setup_privateuseone_for_python_backend
 
 from tests.conftest import TinyNet
+from tests.videos import square_videos
 from tutelage.config import Hardware, Recipe
 from tutelage.data import CropsAndFlips, Data, Split, open_data
 from tutelage.data.loader import Batches
@@ -37,6 +38,7 @@ from tutelage.data.targets import Masks
 from tutelage.methods import find
 from tutelage.methods.barcode.networks.barcode import BarcodeNet
 from tutelage.methods.dmnn.networks.dmnn import DMNN
+from tutelage.methods.siamese_dlf.networks.siamese import build as siamese
 from tutelage.methods.spikes.networks.snn import spiking_network
 from tutelage.models.generator import Generator
 from tutelage.models.networks.dcgan import DCGAN
@@ -263,7 +265,8 @@ def masks() -> Data:
 
 def train_weights(method: str, device: str, cache: Path | None = None) -> dict[str, Tensor]:
     """The weights of a student after training, on the processor."""
-    training_data = {"barcode": barcodes, "cwd": masks}.get(method, data)()
+    own_data = {"barcode": barcodes, "cwd": masks, "siamese_dlf": square_videos}
+    training_data = own_data.get(method, data)()
     outputs = TeacherCache(cache, training_data) if cache else None
 
     def network(seed: int, width: int) -> Tapped:
@@ -272,16 +275,15 @@ def train_weights(method: str, device: str, cache: Path | None = None) -> dict[s
             return Generator(DCGAN((1, 8, 8), 0.02 * width, latent=6))
         if method == "dmnn" and seed == 2:
             return Tapped(DMNN(11, 4, 1, (1, 8, 8), 0.25), *training_data.mean_std)
-        if method == "mi_pruning":
-            return Tapped(ResNet(8, 4, 1, 0.25), *training_data.mean_std)
         if method == "spikes":
             return Tapped(spiking_network(4, (1, 8, 8), hidden=2 * width, steps=5))
-        module: nn.Module = TinyNet(width=width)
-        if method == "barcode":
-            module = BarcodeNet(width // 2)
-        if method == "cwd":
-            module = FPN(10, width / 32, 4, 1)
-        return Tapped(module, *training_data.mean_std)
+        own_networks: dict[str, Callable[[], nn.Module]] = {
+            "mi_pruning": lambda: ResNet(8, 4, 1, 0.25),
+            "barcode": lambda: BarcodeNet(width // 2),
+            "cwd": lambda: FPN(10, width / 32, 4, 1),
+            "siamese_dlf": lambda: siamese(width, 1),
+        }
+        return Tapped(own_networks.get(method, lambda: TinyNet(width=width))(), *training_data.mean_std)
 
     hardware = Hardware(device=device, precision="float32", channels_last=False, workers=0)
     recipe = Recipe(epochs=2, batch_size=16, lr=0.02)

@@ -15,6 +15,8 @@ from PIL import Image
 
 from tests.conftest import Command
 from tests.data.mask_folders import masks_folder
+from tests.videos import moving_squares, write_boxes, write_frames
+from tutelage.data.targets.track import box_of
 from tutelage.studies.workers import InlineWorkers
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -32,6 +34,7 @@ def shorten(code: str) -> str:
     code = re.sub(r"epochs([ =])\d+", r"epochs\g<1>1", code)
     code = re.sub(r"\b(textcnn|texttransformer)-\d+-\d+", r"\1-1-8", code)
     code = re.sub(r"\bfpn-\d+(-[\d.]+)?", "fpn-10-0.125", code)
+    code = re.sub(r"siamese\d+", "siamese4", code)
     code = re.sub(r"resnet8\b", "resnet8x0.5", code)
     code = re.sub(r"resnet(14|20)\b", "resnet8", code)
     code = code.replace("--noise 0.4", "--noise 0.4 --per-class 20").replace('noise="0.4"', 'noise="0.4", per_class=20')
@@ -163,9 +166,23 @@ def test_segmentation_page_runs(follow: Any, tmp_path: Path) -> None:
     assert set(namespace["result"].metrics["test"]["per_class_iou"]) == {"dark", "bright"}
 
 
+@pytest.mark.filterwarnings("ignore::tutelage.errors.TutelageWarning")
+def test_tracking_page_runs(follow: Any, tmp_path: Path) -> None:
+    for split, names in (("train", ("Bird1", "Car2")), ("test", ("Walking",))):
+        for seed, name in enumerate(names):
+            pixels, labels = moving_squares(1, 8, seed=seed)
+            write_frames(tmp_path / "videos" / split / name / "img", pixels)
+            write_boxes(tmp_path / "videos" / split / name / "groundtruth_rect.txt", box_of(labels))
+    namespace, output = follow("tracking.md")
+    assert len(namespace["data"].test) == 3
+    assert "average overlap without window" in output
+    assert "Walking" in (tmp_path / "runs" / "student" / "report.html").read_text()
+    assert (tmp_path / "student.onnx").exists()
+
+
 def test_every_guide_is_tested() -> None:
     tested_guides = {"tutorial.md", "noisy-labels.md", "add-a-method.md", "attacks.md", "compress.md", "texts.md"}
-    tested_guides |= {"segmentation.md"}
+    tested_guides |= {"segmentation.md", "tracking.md"}
     tested_elsewhere = {"own-loop.md": "test_own_loop.py", "studies.md": "studies", "options.md": "test_docs.py"}
     with_code = {page.name for page in DOCS.glob("*.md") if BLOCK.search(page.read_text())}
     assert with_code == tested_guides | tested_elsewhere.keys()

@@ -20,7 +20,7 @@ def test_data_object_is_returned_unchanged(make_data):
     [
         ("digit", ("'digit'", "did you mean 'digits'", "npz")),
         ("fodler:x", ("'fodler'", "did you mean 'folder'")),
-        ("zebra", ("'zebra'", "idx:FOLDER", "digits, folder, hf, idx, maps, masks, npz")),
+        ("zebra", ("'zebra'", "idx:FOLDER", "boxes, digits, folder, frames, hf, idx, maps, masks, npz")),
         ("", ("''", "digits")),
         ("digits:3", ("'digits:3'", "leave out ':3'")),
         ("idx:", ("needs a folder", "idx:path/to/folder")),

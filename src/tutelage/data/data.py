@@ -16,7 +16,7 @@ from torch import Tensor
 
 from tutelage.data.modality import MeanStd, Modality, Pixels
 from tutelage.data.split import Split, checked, split_from_arrays
-from tutelage.data.stratified import split_off_test, stratified_split
+from tutelage.data.stratified import division, split_off_test
 from tutelage.data.targets import Classes, Targets
 from tutelage.data.views import Views
 from tutelage.errors import TutelageError
@@ -211,8 +211,9 @@ class Data:
     def hold_out(self, fraction: float, seed: int = 0) -> Data:
         """Move a fraction of the training split to ``validation``, stratified by class, unless there is one.
 
-        Every class keeps at least one training sample. If no sample has a label, nothing is held out, since it
-        could not be used for selection.
+        Every class keeps at least one training sample. Samples in groups, such as the frames of a video, are moved by
+        whole groups, and one group stays. If no sample has a label, nothing is held out, since it could not be used for
+        selection.
         """
         if self.validation is not None or fraction == 0:
             return self
@@ -220,11 +221,11 @@ class Data:
             raise TutelageError(f"the held-out fraction must lie in [0, 1), got {fraction}")
         if not bool(self.targets.labelled(self.train.labels).any()):
             return self
-        labels = self.targets.strata(self.train.labels)
+        labels = self.train.labels
         size = round(fraction * len(labels))
         if size == len(labels):
             raise TutelageError(f"holding out {fraction} of {size} samples leaves none to train on; hold out less")
-        remaining, held_out = stratified_split(labels, size, seed) if size else (labels, ())
+        remaining, held_out = division(self.targets, labels, size, seed) if size else ((), ())
         if len(held_out) == 0:
             return self
         return replace(

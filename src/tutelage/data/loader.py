@@ -16,7 +16,7 @@ from tutelage.data.batch import Batch
 from tutelage.data.data import Split
 from tutelage.data.images import CroppableImages, Images
 from tutelage.data.orders import Order, shuffled
-from tutelage.data.views import CroppingViews, Views
+from tutelage.data.views import CroppingViews, JoiningViews, Views
 from tutelage.errors import TutelageError
 
 
@@ -72,6 +72,7 @@ class Batches:
         self._crops: tuple[CroppableImages, CroppingViews] | None = None  # of images that are cropped while read
         if isinstance(self._images, CroppableImages) and isinstance(self.views, CroppingViews):
             self._crops = self._images, self.views
+        self._joining = self.views if isinstance(self.views, JoiningViews) else None
         if self._crops and split.targets.spatial:
             raise TutelageError(
                 f"{split.targets.noun} cannot move with random boxes of whole images; use --augment none or crop, or "
@@ -101,7 +102,7 @@ class Batches:
     def epoch(self, epoch: int) -> Iterator[Batch]:
         """This process's share of every batch of an epoch, in order."""
         plan, device_plan = self._plan_epoch(epoch)
-        for step, stored in enumerate(self._stored(plan, device_plan[0])):
+        for step, stored in enumerate(self._stored(plan, device_plan)):
             yield self._batch(_BatchPlan.of(plan, step), _BatchPlan.of(device_plan, step), stored)
 
     def at(self, number: int) -> Batch:
@@ -114,38 +115,58 @@ class Batches:
             self._epoch_plan = epoch, *self._plan_epoch(epoch)
         plan, device_plan = self._epoch_plan[1:]
         row = slice(step, step + 1)
-        (stored,) = self._stored([tensor[row] for tensor in plan], device_plan[0][row], workers=0)
+        (stored,) = self._stored([tensor[row] for tensor in plan], [tensor[row] for tensor in device_plan], workers=0)
         return self._batch(_BatchPlan.of(plan, step), _BatchPlan.of(device_plan, step), stored)
 
     def _plan_epoch(self, epoch: int) -> tuple[list[Tensor], list[Tensor]]:
-        """This process's share of an epoch's plan, on the host and, moved as a whole, on the device."""
+        """This process's share of an epoch's plan, on the host and, moved as a whole, on the device.
+
+        Views that join several samples add their rows, (steps, batch, K) for the first and for the second views.
+        """
         plan = [tensor[:, self.rank :: self.world] for tensor in self.plan(epoch)]
+        if self._joining:
+            order, *both_views = plan
+            index, labels = self._numbers[order], self._split.labels.cpu()
+            plan += [self._joining.members(labels, order, view, index) for view in both_views]
         return plan, [tensor.to(self.device) for tensor in plan]
 
     def _batch(self, plan: _BatchPlan, device_plan: _BatchPlan, stored: tuple[Tensor, Tensor]) -> Batch:
-        index, labels = self._index[device_plan.indices], self._labels[device_plan.indices]
-        return Batch(
-            inputs=self._ready(stored[0], device_plan.views, index),
-            targets=self._split.labels_under(labels, self.views, device_plan.views, index),
-            index=index,
-            key=torch.stack([self._numbers[plan.indices], plan.views], 1),
-            second=self._ready(stored[1], device_plan.second_views, index) if self.second else None,
-        )
+        index = self._index[device_plan.indices]
+        inputs, targets = self._ready(stored[0], device_plan.views, index, device_plan.indices, device_plan.members)
+        second = None
+        if self.second:
+            views, members = device_plan.second_views, device_plan.second_members
+            second, _ = self._ready(stored[1], views, index, device_plan.indices, members)
+        return Batch(inputs, targets, index, torch.stack([self._numbers[plan.indices], plan.views], 1), second=second)
 
-    def _ready(self, stored: Tensor, view: Tensor, index: Tensor) -> Tensor:
-        """Stored samples under these views, as networks take them."""
-        modality, augment = self._split.modality, self._crops[1].after_crop if self._crops else self.views
-        return modality.to_input(modality.arrange(augment(stored, view, index)), self.layout)
+    def _ready(
+        self, stored: Tensor, view: Tensor, index: Tensor, rows: Tensor, members: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Stored samples under these views, as networks take them, and their labels."""
+        modality = self._split.modality
+        if self._joining and members is not None:
+            arranged, targets = self._joining.joined(stored, self._labels[members], view, index)
+        else:
+            augment = self._crops[1].after_crop if self._crops else self.views
+            arranged = modality.arrange(augment(stored, view, index))
+            targets = self._split.labels_under(self._labels[rows], self.views, view, index)
+        return modality.to_input(arranged, self.layout), targets
 
     def _stored(
-        self, plan: Sequence[Tensor], device_order: Tensor, workers: int | None = None
+        self, plan: Sequence[Tensor], device_plan: Sequence[Tensor], workers: int | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """The stored samples of each batch of a plan, for the first and for the second views."""
         images = self._images
         workers = self.workers if workers is None else workers
-        order, *both_views = plan
+        order, *both_views = plan[:3]
+        if self._joining:
+            used = slice(3, 5 if self.second else 4)
+            rows = torch.cat([*(device_plan if isinstance(images, Tensor) else plan)[used]], 1)
+            for batch in stored_rows(images, rows, self.device, workers):
+                yield batch[: order.shape[1]], batch[-order.shape[1] :]
+            return
         if isinstance(images, Tensor):
-            batches: Iterator[Tensor] = (images[indices] for indices in device_order)
+            batches: Iterator[Tensor] = (images[indices] for indices in device_plan[0])
         elif self._crops:
             images, views = self._crops
             numbers = both_views if self.second else both_views[:1]
@@ -160,16 +181,20 @@ class Batches:
 
 
 class _BatchPlan(NamedTuple):
-    """What a batch is made of: indices into the split, and first and second views, (B,) int64 each."""
+    """What a batch is made of: indices into the split, and first and second views, (B,) int64 each.
+
+    Of views that join several samples also the indices of these, (B, K) int64.
+    """
 
     indices: Tensor
     views: Tensor
     second_views: Tensor
+    members: Tensor | None = None
+    second_members: Tensor | None = None
 
     @classmethod
     def of(cls, plan: Sequence[Tensor], step: int) -> _BatchPlan:
-        indices, views, second_views = (tensor[step] for tensor in plan)
-        return cls(indices, views, second_views)
+        return cls(*(tensor[step] for tensor in plan))
 
 
 def _boxes(images: CroppableImages, views: CroppingViews, order: Tensor, view: Tensor, index: Tensor) -> Tensor:
@@ -230,12 +255,24 @@ class _Rows(Dataset[Tensor | TutelageError]):
             return error
 
 
+def stored_rows(images: Tensor | Images, rows: Tensor, device: torch.device, workers: int) -> Iterator[Tensor]:
+    """The stored samples of each row of a plan of several samples each: (steps, B, K) int64 to (B, K, ...)."""
+    if isinstance(images, Tensor):
+        yield from (images[indices].to(device) for indices in rows)
+        return
+    for batch in stream(images, rows.flatten(1), device, workers):
+        yield batch.view(*rows.shape[1:], *batch.shape[1:])
+
+
 def evaluation_batches(
     split: Split, *, device: torch.device | str = "cpu", batch_size: int = 512, workers: int = 2
 ) -> Iterator[Batch]:
     """Every sample of a split once, in order and without augmentation."""
     device = torch.device(device)
     chunks = torch.split(torch.arange(len(split)), batch_size)
+    if isinstance(split.modality.unaugmented, JoiningViews):
+        yield from _joined_batches(split, split.modality.unaugmented, chunks, device, workers)
+        return
     if isinstance(split.inputs, Tensor):
         pixels = (split.inputs[indices].to(device) for indices in chunks)
     else:
@@ -249,6 +286,23 @@ def evaluation_batches(
             index=split.index[indices].to(device),
             key=None,
         )
+
+
+def _joined_batches(
+    split: Split, views: JoiningViews, chunks: tuple[Tensor, ...], device: torch.device, workers: int
+) -> Iterator[Batch]:
+    """Every sample of a split once, in order, under the view that joins unchanged samples."""
+    index, labels = split.index.cpu(), split.labels.cpu()
+    views_of_rows = torch.full_like(index, views.identity)
+    members = views.members(labels, torch.arange(len(split)), views_of_rows, index)
+    parts = filter(None, (chunks[:-1], chunks[-1:]))  # the last chunk may be smaller, and those stacked are equal
+    batches = (
+        stored for part in parts for stored in stored_rows(split.inputs, members[torch.stack(part)], device, workers)
+    )
+    for rows, stored in zip(chunks, batches, strict=True):
+        view, numbers = views_of_rows[rows].to(device), index[rows].to(device)
+        inputs, targets = views.joined(stored, labels[members[rows]].to(device), view, numbers)
+        yield Batch(inputs=split.modality.to_input(inputs), targets=targets, index=numbers, key=None)
 
 
 def mix_seeds(*numbers: int) -> int:

@@ -47,13 +47,13 @@ class Options:
         """Refuse these fields if they are set: data of this name do not support them."""
         if "image_size" in fields and self.image_size is not None:
             raise TutelageError(
-                f"the image size {self.image_size} is for folder:, hf:, maps:, masks: and boxes: data; "
+                f"the image size {self.image_size} is for folder:, hf:, maps:, masks:, boxes: and frames: data; "
                 f"leave it out for {name}"
             )
         if "test" in fields and self.test is not None:
             raise TutelageError(
-                f"the test share {self.test} is for folder:, maps:, masks: and boxes: data and arrays without a "
-                f"test split; leave it out for {name}"
+                f"the test share {self.test} is for folder:, maps:, masks:, boxes: and frames: data and arrays without "
+                f"a test split; leave it out for {name}"
             )
         if "skip_bad" in fields and self.skip_bad:
             raise TutelageError(
@@ -84,13 +84,14 @@ def open_data(
             Hugging Face hub), ``text:FOLDER`` (tab-separated files and a tokenizer), ``wav:FOLDER`` (sounds in
             ``train/CLASS/``), ``maps:FOLDER`` (images with saliency maps or fixations), ``masks:FOLDER`` (images and
             masks in ``train/images/`` and ``train/masks/``), ``boxes:FOLDER`` (images with boxes of objects, in the
-            layout of Pascal VOC or COCO); the path (``os.PathLike``) of an ``.npz`` file or of a folder; a ``Data``; or
-            an object with all samples: a pair of images and labels (see ``Data.from_arrays``), a map-style dataset of
-            such pairs, or a tuple of a training and a test set of those kinds.
+            layout of Pascal VOC or COCO), ``frames:FOLDER`` (videos with an object's box in each frame); the path
+            (``os.PathLike``) of an ``.npz`` file or of a folder; a ``Data``; or an object with all samples: a pair of
+            images and labels (see ``Data.from_arrays``), a map-style dataset of such pairs, or a tuple of a training
+            and a test set of those kinds.
         image_size: side in pixels to scale and cut images to, for ``folder``, ``hf``, ``maps`` and ``masks``; for
-            ``boxes`` to scale them to, without a cut.
-        test: the share of the samples for the test split, for ``folder``, ``maps``, ``masks``, ``boxes`` and objects
-            without one; by default 0.2.
+            ``boxes`` to scale them to, without a cut; for ``frames`` that of search crops, 127 or 255.
+        test: the share of the samples for the test split, for ``folder``, ``maps``, ``masks``, ``boxes``, ``frames``
+            and objects without one; by default 0.2.
         skip_bad: leave out images that cannot be decoded, for ``folder``, ``hf``, ``masks`` and ``boxes``.
         whole: for ``folder`` and ``hf`` with an ``image_size``: read random boxes of whole images, which views such as
             ``RandomViews`` choose, and for evaluation the middle 7/8 of the shorter side.
@@ -211,6 +212,13 @@ def _text(argument: str, options: Options) -> Data:
     return text.load(_existing("text", argument, "folder"))
 
 
+def _frames(argument: str, options: Options) -> Data:
+    from tutelage.data import videos
+
+    options.refuse("frames", "skip_bad", "cache")
+    return videos.load(_existing("frames", argument, "folder"), options.image_size, test=options.test)
+
+
 def _wav(argument: str, options: Options) -> Data:
     from tutelage.data import wav
 
@@ -238,6 +246,7 @@ LOADERS: Mapping[str, Callable[[str, Options], Data]] = {
     "text": _text,
     "wav": _wav,
     "maps": _maps,
+    "frames": _frames,
 }
 
 
@@ -257,9 +266,10 @@ def _existing(scheme: str, text: str, kind: str) -> Path:
 
 def _advice(spec: str) -> str:
     if spec and as_path(spec).exists():
-        kinds = ("folder", "idx", "text", "wav", "maps", "masks", "boxes") if as_path(spec).is_dir() else ("npz",)
+        folders = ("folder", "idx", "text", "wav", "maps", "masks", "boxes", "frames")
+        kinds = folders if as_path(spec).is_dir() else ("npz",)
         return f"For this path write {' or '.join(f'{kind}:{spec}' for kind in kinds)}."
     return (
         "Write digits, barcodes[:SEVERITY], idx:FOLDER, npz:FILE, folder:PATH, hf:REPO, text:FOLDER, wav:FOLDER, "
-        "maps:FOLDER, masks:FOLDER or boxes:FOLDER."
+        "maps:FOLDER, masks:FOLDER, boxes:FOLDER or frames:FOLDER."
     )

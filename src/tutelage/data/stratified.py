@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tutelage.data.batch import hard_labels
 from tutelage.data.split import Split
-from tutelage.data.targets import class_counts
+from tutelage.data.targets import Targets, class_counts
 from tutelage.errors import TutelageError, TutelageWarning
 
 Indices = NDArray[Any]
@@ -30,6 +30,27 @@ def stratified_split(labels: Tensor, size: int, seed: int) -> tuple[Indices, Ind
     array = labels.cpu().numpy()
     remaining, held_out = _sklearn_split(array, size, seed) or _proportional_split(array, size, seed)
     return np.sort(remaining), np.sort(held_out)
+
+
+def grouped_split(groups: Tensor, size: int, seed: int) -> tuple[Indices, Indices]:
+    """Indices of the remaining and of about ``size`` held-out samples, both sorted: (N,) groups to (N - M,) and (M,).
+
+    Whole groups are held out, in random order, and at least one remains.
+    """
+    numbers, inverse, counts = np.unique(groups.cpu().numpy(), return_inverse=True, return_counts=True)
+    order = np.random.default_rng([seed, *b"hold out groups"]).permutation(len(numbers))[:-1]
+    totals = counts[order].cumsum()
+    moved = int(np.abs(totals - size).argmin()) + 1 if len(order) else 0
+    held_out = np.isin(inverse, order[:moved])
+    return np.flatnonzero(~held_out), np.flatnonzero(held_out)
+
+
+def division(targets: Targets, labels: Tensor, size: int, seed: int) -> tuple[Indices, Indices]:
+    """Indices of the remaining and of about ``size`` held-out samples: whole groups if there are any, else by class."""
+    groups = targets.groups(labels)
+    if groups is not None:
+        return grouped_split(groups, size, seed)
+    return stratified_split(targets.strata(labels), size, seed)
 
 
 def _sklearn_split(labels: Indices, size: int, seed: int) -> tuple[Indices, Indices] | None:
@@ -99,7 +120,7 @@ def nested_order(strata: Indices, generator: np.random.Generator) -> Indices:
 
 
 def split_off_test(split: Split, share: float | None, name: str) -> tuple[Split, Split, dict[str, Any]]:
-    """A training and a test split from the only split of a data set, stratified by class and always the same.
+    """A training and a test split from the only split of a data set, by class or whole groups, and always the same.
 
     Args:
         split: all samples; samples without a label stay in the training split, unless no sample has one.
@@ -115,22 +136,20 @@ def split_off_test(split: Split, share: float | None, name: str) -> tuple[Split,
     test_share = TEST_SHARE if share is None else share
     if not 0 < test_share < 1:
         raise TutelageError(f"the share of the test split must be between 0 and 1, got {test_share}")
-    strata = split.targets.strata(split.labels)
+    grouped = split.targets.groups(split.labels) is not None
     labelled = split.targets.labelled(split.labels)
-    candidates = labelled.nonzero().squeeze(1) if labelled.any() else torch.arange(len(split))
+    candidates = labelled.nonzero().squeeze(1) if labelled.any() and not grouped else torch.arange(len(split))
     size = max(1, round(test_share * len(candidates)))
-    _, held_out = stratified_split(strata[candidates], size, seed=0) if len(candidates) else ((), ())
+    _, held_out = division(split.targets, split.labels[candidates], size, seed=0) if len(candidates) else ((), ())
     if len(held_out) == 0:
-        raise TutelageError(
-            f"{name} has no test split, and the classes of its {len(split)} samples are too small to take one from; "
-            "add a test split"
-        )
+        small = "is one group" if grouped else f"has classes that are too small among its {len(split)} samples"
+        raise TutelageError(f"{name} has no test split, and {small} to take one from; add a test split")
+    drawn = "in whole groups" if grouped else "class by class" if labelled.any() else "at random"
     if share is None:
         warnings.warn(
             TutelageWarning(
-                f"{name} has no test split: {len(held_out)} of its {len(split)} samples, drawn "
-                f"{'class by class' if labelled.any() else 'at random'}, are used for testing; --test 0.2 (test=0.2) "
-                "sets the share"
+                f"{name} has no test split: {len(held_out)} of its {len(split)} samples, drawn {drawn}, are used for "
+                "testing; --test 0.2 (test=0.2) sets the share"
             ),
             stacklevel=4,
         )

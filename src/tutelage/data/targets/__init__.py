@@ -8,6 +8,7 @@ from tutelage.data.targets.masks import Masks
 from tutelage.data.targets.multi_label import MultiLabel
 from tutelage.data.targets.quantities import Quantities
 from tutelage.data.targets.strings import Strings
+from tutelage.data.targets.track import Track
 
 __all__ = [
     "Boxes",
@@ -19,5 +20,6 @@ __all__ = [
     "Quantities",
     "Strings",
     "Targets",
+    "Track",
     "class_counts",
 ]

@@ -77,6 +77,13 @@ class Targets:
         """The classes (N,) int64 that a held-out split is stratified by; -1 if there are none."""
         return self.classes(labels)
 
+    def groups(self, labels: Tensor) -> Tensor | None:
+        """The group of each sample, (N,) int64: a group, such as the frames of a video, is never divided among splits.
+
+        ``None``, the default, if samples are independent.
+        """
+        return None
+
     def labelled(self, labels: Tensor) -> Tensor:
         """(N,) bool: which samples have a label."""
         return self.classes(labels) != UNLABELLED

@@ -4,7 +4,7 @@ from tutelage.data.views.boxes import RandomResizedCrop
 from tutelage.data.views.colour import ColourJitter
 from tutelage.data.views.crops_and_flips import CropsAndFlips
 from tutelage.data.views.erasing import RandomErasing
-from tutelage.data.views.protocol import CroppingViews, NoAugmentation, Views
+from tutelage.data.views.protocol import CroppingViews, JoiningViews, NoAugmentation, Views
 from tutelage.data.views.rand_augment import RandAugment
 from tutelage.data.views.random_views import RandomViews, Step
 
@@ -12,6 +12,7 @@ __all__ = [
     "ColourJitter",
     "CroppingViews",
     "CropsAndFlips",
+    "JoiningViews",
     "NoAugmentation",
     "RandAugment",
     "RandomErasing",

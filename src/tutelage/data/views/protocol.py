@@ -103,3 +103,22 @@ class CroppingViews(Views, Protocol):
     def after_crop(self, cropped: Tensor, view: Tensor, index: Tensor) -> Tensor:
         """The rest of the augmentation of images that are cut already: (B, H, W, C) uint8 to (B, H, W, C) uint8."""
         ...
+
+
+@runtime_checkable
+class JoiningViews(Views, Protocol):
+    """Views that make one input, and its label, of K samples of a split, such as two frames of a video."""
+
+    def members(self, labels: Tensor, rows: Tensor, view: Tensor, index: Tensor) -> Tensor:
+        """The samples that each view shows: (...,) int64 each to (..., K) int64, rows of the split.
+
+        Args:
+            labels: (N, ...), of the whole split.
+            rows: the samples whose views are requested.
+            view, index: their views and their numbers.
+        """
+        ...
+
+    def joined(self, stored: Tensor, labels: Tensor, view: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+        """The arranged inputs (B, ...) and their labels, of stored samples (B, K, ...) and labels (B, K, ...)."""
+        ...

@@ -1,0 +1,1 @@
+"""Networks for this method."""

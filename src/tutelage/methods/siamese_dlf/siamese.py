@@ -1,0 +1,105 @@
+"""Siamese networks: features of a template, correlated with those of a larger search crop."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tutelage.data.frames import crops_of
+from tutelage.errors import TutelageError
+from tutelage.models.networks.resnet import he_initialise
+
+RESPONSE = 0.1
+"""The initial scale of responses: 0.1 times the correlation divided by the square root of its number of products.
+
+For AlexNet's template of 256 x 6 x 6 features that is 0.001 times the correlation, the published factor.
+"""
+
+
+class Siamese(nn.Module):
+    """r(z, x) = a s (phi(x) * phi(z)) + b, with one backbone phi for the template z and the search crop x.
+
+    * is the cross-correlation over positions, summed over channels, and s = 0.1 / sqrt(C h w) for templates of
+    C x h x w features. The gain a, initially 1, and the offset b, initially 0, are trained, so that logits are neither
+    flat nor saturated for any number of channels. Without padding, a shifted search crop shifts the response.
+
+    Args:
+        blocks: the layers of the backbone, one stage after another. They must not pad.
+        search: the smallest side of search crops that the layers allow, and the usual one, in pixels.
+
+    Attributes:
+        roles: the stages, of the search crop, and ``template``, the last stage of the template crop.
+    """
+
+    def __init__(self, blocks: Sequence[nn.Module], search: tuple[int, int]) -> None:
+        super().__init__()
+        self.search = search
+        self.backbone = nn.Sequential(*blocks)
+        self.template = nn.Identity()  # its output is the role
+        self.gain, self.offset = nn.Parameter(torch.ones(())), nn.Parameter(torch.zeros(()))
+        self.roles = {f"stage{number}": f"backbone.{number - 1}" for number in range(1, len(blocks) + 1)}
+        self.roles["template"] = "template"
+        he_initialise(self)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Pairs of crops (B, C, S, S + T) to responses (B, 1, R, R): logits of the object's centre at each place.
+
+        Raises:
+            TutelageError: the inputs are no pairs, or their crops are too small.
+        """
+        template, search = crops_of(inputs)
+        smallest, usual = self.search
+        if search.shape[2] < smallest:
+            raise TutelageError(
+                f"this network needs search crops of {smallest} pixels or more, usually {usual}, and they have "
+                f"{search.shape[2]}; open the data with --image-size {usual} (image_size={usual})"
+            )
+        features = self.template(self.backbone(template))  # first, so that the stages are those of the search crop
+        response = correlation(features, self.backbone(search), fast_backward=self.training)
+        scale: float = RESPONSE / features[0].numel() ** 0.5
+        out: Tensor = self.gain * (scale * response) + self.offset
+        return out
+
+
+def correlation(template: Tensor, search: Tensor, *, fast_backward: bool = False) -> Tensor:
+    """The cross-correlation of each sample's maps: (B, C, h, w) and (B, C, H, W) to (B, 1, H - h + 1, W - w + 1).
+
+    Grouped convolutions have a slow backward pass on CPUs, which the Fourier transform does not have; what is exported
+    is a product of matrices, for any batch size.
+    """
+    height, width = (whole - part + 1 for whole, part in zip(search.shape[2:], template.shape[2:], strict=True))
+    if torch.compiler.is_compiling():
+        patches = F.unfold(search, template.shape[2:])
+        return (template.flatten(1)[:, None] @ patches).view(-1, 1, height, width)
+    if not fast_backward:
+        count, channels = search.shape[:2]
+        maps = search.reshape(1, count * channels, *search.shape[2:])
+        return F.conv2d(maps, template, groups=count).transpose(0, 1)
+    with torch.autocast(search.device.type, enabled=False):
+        size = search.shape[2:]
+        whole, part = (torch.view_as_real(torch.fft.rfft2(maps.float(), s=size)) for maps in (search, template))
+        (a, b), (c, d) = whole.unbind(-1), part.unbind(-1)  # (a + b i) (c - d i), summed over channels
+        spectrum = torch.complex((a * c + b * d).sum(1, keepdim=True), (b * c - a * d).sum(1, keepdim=True))
+        response: Tensor = torch.fft.irfft2(spectrum, s=size)
+    return response[..., :height, :width]
+
+
+def block(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1, pool: int = 0) -> nn.Sequential:
+    """A convolution without padding, batch normalisation, ReLU and maybe max-pooling by 2 of windows of ``pool``."""
+    layers = [
+        nn.Conv2d(inputs, outputs, kernel, stride, groups=groups, bias=False),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(),
+        *([nn.MaxPool2d(pool, 2)] if pool else []),
+    ]
+    return nn.Sequential(*layers)
+
+
+def check_width(name: str, width: int, multiple: int = 1) -> None:
+    """Refuse a number of channels that is no positive multiple of a number."""
+    if width < 1 or width % multiple:
+        expected = f"a multiple of {multiple}" if multiple > 1 else "1 or more"
+        raise TutelageError(f"{name}{width} has {width} channels; the number must be {expected}")
