@@ -1,0 +1,1 @@
+"""Networks of cells, built by name."""
