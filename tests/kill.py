@@ -126,14 +126,30 @@ def _alive(pid: int) -> bool:
         return False
 
 
+def write_texts(folder: Path) -> Path:
+    """A folder of 60 texts of five classes with a tokenizer."""
+    from tutelage.data.text import make_tokenizer
+
+    folder.mkdir(parents=True)
+    words = ("one", "two", "three", "four", "five")
+    lines = "".join(f"{word}\ta {word} of {other}\n" for word in words for other in words * 3)
+    for name in ("train", "test"):
+        (folder / f"{name}.tsv").write_text(lines)
+    make_tokenizer(folder, size=60)
+    return folder
+
+
 def commands(root: Path) -> list[Command]:
     """One command a method, and the commands that write other files."""
     from tutelage.methods import find, installed
 
     teacher, spiking, generator = root / "teacher", root / "spiking", root / "generator"
+    reader = root / "reader"
+    of_texts = ["--data", f"text:{write_texts(root / 'texts')}"]  # after the other data, so that it counts
     for folder, words in (
         (teacher, ["train", "--model", TEACHER, *SHORT]),
         (spiking, ["train", "--model", "snn12-4", *SHORT]),
+        (reader, ["train", "--model", "textcnn-2-8", *SHORT, *of_texts]),
         (generator, ["train", "--model", "dcganx0.2", "--method", "akdg", "--set", "weight=0", *SHORT]),
     ):
         if code := end(start([*words, "--out", str(folder)], root / "log")):
@@ -144,6 +160,8 @@ def commands(root: Path) -> list[Command]:
             continue
         own_teacher = generator if find(name).task == "generation" else spiking if name == "spikes" else teacher
         words = ["distill", "--method", name, "--student", STUDENT, "--teacher", str(own_teacher), *SHORT]
+        if name == "nas_kd":
+            words = [*words, "--teacher", str(reader), "--student", "cells-2-4", *of_texts]
         result.append(Command(name, [*words, *NEEDS.get(name, [])]))
     trained_model = ["distill", "--method", "at", "--student", STUDENT, "--teacher", str(teacher), *SHORT]
     # The teacher runs less in an epoch that is done again, since its outputs are cached.

@@ -34,16 +34,19 @@ from tests.videos import square_videos
 from tutelage.config import Hardware, Recipe
 from tutelage.data import CropsAndFlips, Data, Split, open_data
 from tutelage.data.loader import Batches
+from tutelage.data.modality import Tokens
 from tutelage.data.targets import Masks
 from tutelage.methods import find
 from tutelage.methods.barcode.networks.barcode import BarcodeNet
 from tutelage.methods.dmnn.networks.dmnn import DMNN
+from tutelage.methods.nas_kd.networks.cells import Cells
 from tutelage.methods.siamese_dlf.networks.siamese import build as siamese
 from tutelage.methods.spikes.networks.snn import spiking_network
 from tutelage.models.generator import Generator
 from tutelage.models.networks.dcgan import DCGAN
 from tutelage.models.networks.fpn import FPN
 from tutelage.models.networks.resnet import ResNet
+from tutelage.models.networks.textcnn import TextCNN
 from tutelage.models.tapped import Tapped
 from tutelage.sources import TeacherCache
 from tutelage.training import Run
@@ -263,9 +266,21 @@ def masks() -> Data:
     return Data.from_arrays(**parts, targets=Masks(), views=full_data.views)  # type: ignore[arg-type]
 
 
+def texts() -> Data:
+    """48 training and 16 held-out texts of four classes, of 4 or 6 tokens."""
+    generator = torch.Generator().manual_seed(7)
+
+    def part(size: int) -> Split:
+        tokens = torch.randint(1, 12, (size, 6), generator=generator)
+        tokens[::2, 4:] = 0
+        return Split.of(tokens, torch.arange(size) % 4, modality=Tokens(12))
+
+    return Data("texts", ("a", "b", "c", "d"), part(48), part(16), part(16))
+
+
 def train_weights(method: str, device: str, cache: Path | None = None) -> dict[str, Tensor]:
     """The weights of a student after training, on the processor."""
-    own_data = {"barcode": barcodes, "cwd": masks, "siamese_dlf": square_videos}
+    own_data = {"barcode": barcodes, "cwd": masks, "siamese_dlf": square_videos, "nas_kd": texts}
     training_data = own_data.get(method, data)()
     outputs = TeacherCache(cache, training_data) if cache else None
 
@@ -281,6 +296,7 @@ def train_weights(method: str, device: str, cache: Path | None = None) -> dict[s
             "mi_pruning": lambda: ResNet(8, 4, 1, 0.25),
             "barcode": lambda: BarcodeNet(width // 2),
             "cwd": lambda: FPN(10, width / 32, 4, 1),
+            "nas_kd": lambda: Cells(2, width, 4, 12, 0) if seed == 2 else TextCNN(2, width, 4, 12, 0),
             "siamese_dlf": lambda: siamese(width, 1),
         }
         return Tapped(own_networks.get(method, lambda: TinyNet(width=width))(), *training_data.mean_std)

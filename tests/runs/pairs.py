@@ -12,6 +12,7 @@ from tests.conftest import TinyNet
 from tests.models.networks import Residual
 from tests.token_network import TokenNetwork
 from tutelage.config import Recipe
+from tutelage.data.modality import Tokens
 from tutelage.models.load import make_model
 from tutelage.models.tapped import Tapped
 
@@ -52,8 +53,14 @@ def network_with_named_roles(width: int = 4) -> Tapped:
     return Tapped(module, roles={"stage1": "0", "stage2": "1", "embedding": "input:4"})
 
 
-def zoo_network(name: str) -> Make:
-    """A network of the zoo, of a quarter of the usual width."""
+TEXTS = Tokens(12)
+"""The modality of the data for methods that are for texts."""
+
+
+def zoo_network(name: str, *, texts: bool = False) -> Make:
+    """A network of the zoo, for images of a quarter of the usual width, or for texts."""
+    if texts:
+        return lambda: Tapped(make_model(name, num_classes=4, input_shape=(6,), modality=TEXTS).module)
     return lambda: Tapped(make_model(name, num_classes=4, input_shape=(1, 8, 8)).module, [0.4], [0.3])
 
 

@@ -11,7 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from tests.runs.pairs import FEW, PAIRS, RECIPE, STUDENTS, zoo_network
-from tests.runs.uses import CLASSIFY, brief, networks, own_student, own_teacher, representatives, use_of
+from tests.runs.uses import (
+    CLASSIFY,
+    brief,
+    data_of,
+    networks,
+    own_student,
+    own_teacher,
+    reads_texts,
+    representatives,
+    use_of,
+)
 from tutelage.config import Hardware, Recipe
 from tutelage.data import Data
 from tutelage.data.loader import Batches
@@ -52,6 +62,7 @@ def test_a_method_on_a_pair(
     changed: Any,
 ) -> None:
     make, make_teacher = networks(method, pair)
+    tiny_data = data_of(method, tiny_data)
     torch.manual_seed(1)
     teacher = make_teacher().train()
     before = state_of(teacher)
@@ -106,7 +117,7 @@ def test_a_method_on_a_pair(
         for data, size in sources
         for order in (shuffled, class_balanced)
     ]
-    assert any(_shows(input_batches[0], (first - student.mean) / student.std) for first in first_batches)
+    assert any(_shows(input_batches[0], student.normalised(first)) for first in first_batches)
 
     # Stopped and taken up again it is the same.
     with pytest.raises(StoppedError):
@@ -121,7 +132,8 @@ def test_a_method_on_a_pair(
     save_weights(tmp_path / "student.safetensors", student.module, {"surgery": applied_operations(student.module)})
     new_student = make()
     new_student.module = load_student(tmp_path / "student.safetensors", new_student.module, tiny_data)
-    pixels = tiny_data.test.inputs.permute(0, 3, 1, 2) / 255  # type: ignore[union-attr]
+    modality = tiny_data.modality
+    pixels = modality.to_input(modality.arrange(tiny_data.test.inputs))  # type: ignore[arg-type]
     outputs = []
     for model in (new_student, student):
         with fixed_draws(model):
@@ -198,10 +210,10 @@ def test_a_method_under_each_option_of_the_hardware(
         torch.manual_seed(0)
         recipe = Recipe(epochs=2, batch_size=24, lr=0.01, momentum=0.0, nesterov=False)
         student, teacher = (
-            zoo_network(own_student(method, "resnet8x0.25")),
-            zoo_network(own_teacher(method, "wrn-10-1")),
+            zoo_network(own_student(method, "resnet8x0.25"), texts=reads_texts(method)),
+            zoo_network(own_teacher(method, "wrn-10-1"), texts=reads_texts(method)),
         )
-        run = Run(tiny_data, student, [teacher()], recipe=recipe, hardware=hardware, seed=2)
+        run = Run(data_of(method, tiny_data), student, [teacher()], recipe=recipe, hardware=hardware, seed=2)
         final_names = find(method)(run, **brief(method))
         assert all(value.isfinite().all() for value in final_names.state_dict().values())
         return final_names.state_dict()

@@ -5,16 +5,17 @@ from __future__ import annotations
 import ast
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from tests.runs.pairs import FEW, PAIRS, STUDENTS, Make, zoo_network
+from tests.runs.pairs import FEW, PAIRS, STUDENTS, TEXTS, Make, zoo_network
 from tutelage.config import Hardware, Recipe
 from tutelage.data import Data, Split
+from tutelage.data.views import NoAugmentation
 from tutelage.methods import find, installed
 from tutelage.models.surgery import applied_operations
 from tutelage.models.tapped import Tapped
@@ -97,7 +98,7 @@ def use_of(method: str) -> Use:
     """What a method uses; everything, where its rehearsal ends early."""
     pixels = torch.arange(36 * 64, dtype=torch.uint8).view(36, 8, 8, 1)
     part = Split.of(pixels, torch.arange(36) % 4)
-    data = Data("rehearsed", ("a", "b", "c", "d"), part, part, part)
+    data = data_of(method, Data("rehearsed", ("a", "b", "c", "d"), part, part, part))
     make, teacher = networks(method, FEW[0])
     hardware = Hardware(device="cpu", precision="float32", channels_last=False, workers=0)
     run = Recorder(data, make, [teacher()], recipe=Recipe(epochs=2, batch_size=12), hardware=hardware)
@@ -128,9 +129,26 @@ def networks(method: str, pair: str) -> tuple[Make, Make]:
     """The makers of student and teacher: those of the pair, or ``STUDENT`` and ``TEACHER`` if the method needs them."""
     (make, teacher), own = PAIRS[pair], _constants(method)
     return (
-        zoo_network(own["STUDENT"]) if "STUDENT" in own else make,
-        zoo_network(own["TEACHER"]) if "TEACHER" in own else teacher,
+        zoo_network(own["STUDENT"], texts=reads_texts(method)) if "STUDENT" in own else make,
+        zoo_network(own["TEACHER"], texts=reads_texts(method)) if "TEACHER" in own else teacher,
     )
+
+
+def data_of(method: str, images: Data) -> Data:
+    """The data that a method is tried on: these images, or texts with the same labels if ``DATA`` says so."""
+    if not reads_texts(method):
+        return images
+    parts = {name: texts_of(split) for name, split in images.splits.items()}
+    return replace(images, **parts, views=NoAugmentation())  # type: ignore[arg-type]
+
+
+def texts_of(images: Split) -> Split:
+    """Texts of 6 tokens whose labels are those of the images, which two of the tokens tell."""
+    labels = images.labels
+    tokens = torch.arange(6) % 3 + 5 + torch.zeros(len(labels), 1, dtype=torch.int64)
+    tokens[:, 2] = tokens[:, 3] = 1 + labels
+    tokens[::2, 4:] = 0
+    return Split.of(tokens, labels, modality=TEXTS)
 
 
 def brief(method: str) -> Mapping[str, Any]:
@@ -148,11 +166,16 @@ def own_teacher(method: str, otherwise: str) -> str:
     return str(_constants(method).get("TEACHER", otherwise))
 
 
+def reads_texts(method: str) -> bool:
+    """Whether the method is for texts: ``DATA`` of its own test file says so."""
+    return _constants(method).get("DATA") == "texts"
+
+
 def _constants(method: str) -> dict[str, Any]:
-    """The constants ``BRIEF``, ``STUDENT`` and ``TEACHER`` of a method's own test file, where it has them."""
+    """The constants ``BRIEF``, ``STUDENT``, ``TEACHER`` and ``DATA`` of a method's own test file, where it has them."""
     file = Path(__file__).with_name(f"test_{method}.py")
     statements = ast.parse(file.read_text(encoding="utf-8")).body if file.exists() else []
-    names = ("BRIEF", "STUDENT", "TEACHER")
+    names = ("BRIEF", "STUDENT", "TEACHER", "DATA")
     return {
         name: ast.literal_eval(statement.value)
         for statement in statements

@@ -140,7 +140,9 @@ def test_chosen_network_is_built_by_name_and_by_its_record() -> None:
     assert applied_operations(chosen) == [{"operation": "choose_cell", "cell": CELL, "depth": 2}]
     named, opened = build(f"cells-2-6-{CELL}"), reapply(build("cells-3-6"), applied_operations(chosen), texts())
     for other in (named, opened):
-        assert {n: v.shape for n, v in other.state_dict().items()} == {n: v.shape for n, v in chosen.state_dict().items()}
+        assert {n: v.shape for n, v in other.state_dict().items()} == {
+            n: v.shape for n, v in chosen.state_dict().items()
+        }
         other.load_state_dict(chosen.state_dict())
         assert torch.equal(other(texts()), chosen(texts()))
 

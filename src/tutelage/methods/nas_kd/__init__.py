@@ -43,26 +43,26 @@ def nas_kd(
     """NAS-KD style, after AdaBERT: search a small network for texts that learns well from this teacher, and train it.
 
         L   = L_k + beta L_E
-        L_k = (1 - gamma) 1/k sum_i CE(s_i, y) + gamma sum_i w_i T^2 KL(t_j / T || s_i / T),  i = 1 .. k,  j = ceil(i L / k)
+        L_k = (1 - gamma) 1/k sum_i CE(s_i, y) + gamma sum_i w_i T^2 KL(t_j / T || s_i / T),  i <= k,  j = ceil(i L / k)
         L_E = E[k] / K  x  mean over edges of sum_o u_o (size_o + flops_o) / 2,  relative to the largest operation
 
     1. Probes: a linear classifier on the mean over the text of each of the L stages of the frozen teacher but the last,
-       whose classifier is the teacher's. They give the logits t_j; w_i is the softmax over i of minus the mean
+       whose classifier is the teacher's. Of a deep teacher tracing finds four stages; roles name others. They give the logits t_j; w_i is the softmax over i of minus the mean
        cross-entropy of probe j on the training split, so that better layers count more.
     2. Search. The student is a search network such as ``cells-3-32``: K cells of nine edges, each with ten candidate
        operations (convolutions of 3, 5 and 7 tokens, the same with dilation 2, average and maximum of 3, skip, none),
        weighed by one matrix alpha for all cells. Each pass draws u, one-hot, from the Gumbel-softmax of alpha with
-       straight-through gradients, and likewise the number k of cells; each cell has a head with logits s_i. In turn, the
-       weights learn from one half of the training split (L_k), alpha and the weights of k from the other half (L), in
-       first order. The temperature of the draws falls from epoch to epoch.
+       straight-through gradients, and likewise the number k of cells; each cell has a head with logits s_i. In turn,
+       the weights learn from one half of the training split (L_k), alpha and the weights of k from the other half (L),
+       in first order. The temperature of the draws falls from epoch to epoch.
     3. The network of the most probable operations (never none) and number of cells is trained with new weights by L_k.
 
-    The result is an ordinary network, named ``network`` in the notes, such as ``cells-2-32-41-457-1842``, which any method
-    trains by that name. The notes also have the costs with and without the token table, and the choice after each epoch;
-    ``choice_half`` in ``samples.safetensors`` is 1 for the training samples of the second half. If the teacher has a token
-    table of the student's size (``cells-3-32e128`` has a width of 128), the student starts with a copy of it, which is
-    trained with the rest; otherwise its table is new. A search does not pay unless it beats random cells of the same
-    size: compare with ``cell=random`` or cells of your own.
+    The result is an ordinary network, named ``network`` in the notes, such as ``cells-2-32-41-457-1842``, which any
+    method trains by that name. The notes also have its costs, with and without the token table, and the choice after
+    each epoch (``search``); ``choice_half`` in ``samples.safetensors`` is 1 for the training samples of the second
+    half. If the teacher has a token table of the student's size (``cells-3-32e128`` has a width of 128), the student starts
+    with a copy of it, which is trained with the rest; otherwise its table is new (``table``). A search does not pay
+    unless it beats random cells of the same size: compare with ``cell=random`` or cells of your own.
 
     Args:
         run: the run. Its epochs and recipe are those of step 3, its recipe also that of the weights in steps 1 and 2.
@@ -95,8 +95,8 @@ def nas_kd(
     network = student.module
     if not isinstance(network, Cells) or not network.searching:
         raise TutelageError(
-            f"nas_kd searches networks such as cells-2-32, and the student is a {type(network).__name__}; choose such a "
-            "student, or give a chosen one to another method"
+            f"nas_kd searches networks such as cells-2-32, and the student is a {type(network).__name__}; choose such "
+            "a student, or give a chosen one to another method"
         )
     if cell not in ("search", "random"):
         checked_cell(cell)

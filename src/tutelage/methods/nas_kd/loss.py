@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import product
 
 import torch
 from torch import Tensor, nn
@@ -80,7 +79,7 @@ class Heads(nn.ModuleList):
         )
 
     def logits(self, stages: Sequence[Tensor], mask: Tensor, last: Tensor) -> Tensor:
-        """The cells' outputs (B, T, C), the mask (B, T) and the network's own logits to those of all heads, (K, B, C)."""
+        """The cells' outputs (B, T, C), the mask (B, T) and the network's logits to those of all heads, (K, B, C)."""
         outputs = [
             head["dense"](masked_mean(head["norm"](stage), mask))  # type: ignore[index]
             for head, stage in zip(self, stages, strict=True)

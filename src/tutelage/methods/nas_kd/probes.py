@@ -55,7 +55,7 @@ class Probed(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Token numbers (B, T) to the teacher's logits (B, C); the outputs of the classifiers are those of layers."""
-        features = self._features(tokens)
+        features: dict[str, Tensor] = self._features(tokens)
         mask = text_mask(tokens, self.padding)
         for stage, probe in zip(self.stages, self.probes, strict=True):
             probe(masked_mean(features[stage], mask))
@@ -98,8 +98,11 @@ def train_probes(run: Run, teacher: Tapped, padding: int, epochs: int) -> Probed
     if roles:
         terms = {role: OnRole(role, CrossEntropy()) for role in roles}
         run.fit(
-            Learner(model, None, terms, trainable=lambda name: name.startswith("probes."), evaluated=False, name="probes"),
+            Learner(
+                model, None, terms, trainable=lambda name: name.startswith("probes."), evaluated=False, name="probes"
+            ),
             epochs=epochs,
+            ema=None,  # an average of a frozen network would differ by rounding
         )
     roles = (*roles, "logits")
     logits = run.predict(model, run.data.train, roles).chunk(len(roles), 1)

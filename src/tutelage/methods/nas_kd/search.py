@@ -84,9 +84,9 @@ def optimizer_for(
     network: Cells, recipe: Recipe, rate: float, decay: float
 ) -> Callable[[list[nn.Parameter]], torch.optim.Optimizer]:
     """A factory: Adam with this rate and weight decay for the choice, the recipe's optimizer for the weights."""
-    choice = [getattr(network, name) for name in CHOICES]
 
     def make(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+        choice = [getattr(network, name) for name in CHOICES]  # not before: a network on its way to a device has others
         if any(parameter is entry for parameter in parameters for entry in choice):
             return torch.optim.Adam(parameters, lr=rate, betas=(0.5, 0.999), weight_decay=decay)
         return make_optimizer(recipe, parameters)

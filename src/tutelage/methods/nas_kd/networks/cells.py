@@ -65,12 +65,14 @@ class Cell(nn.Module):
         """The outputs (B, T, C) of the two cells before, the mask (B, T, 1) and each edge's weights to (B, T, C)."""
         states = {0: self.first(before) * mask, 1: self.second(last) * mask}
         for node in NODES:
-            total: Tensor | float = 0.0
-            for number, ((source, target), edge) in enumerate(zip(EDGES, self.edges, strict=True)):
-                if target == node:
-                    total = total + edge(states[source], mask, weights[number])
-            states[node] = torch.as_tensor(total) * mask
-        return states[2] + states[3] + states[4]
+            inputs = [
+                edge(states[source], mask, weight)
+                for (source, target), edge, weight in zip(EDGES, self.edges, weights, strict=True)
+                if target == node
+            ]
+            states[node] = torch.stack(inputs).sum(0) * mask
+        output: Tensor = states[2] + states[3] + states[4]
+        return output
 
 
 class Record(nn.Module):
@@ -84,8 +86,8 @@ class Record(nn.Module):
 class Cells(nn.Module):
     """Embeddings, two dense layers, cells, and a classifier of the mean over the text.
 
-    Without chosen operations it is a search network: each edge weighs all candidates, by one matrix ``alpha`` for all cells,
-    and ``kappa`` weighs the numbers of cells. In train mode weights are one-hot draws of the Gumbel-softmax with
+    Without chosen operations it is a search network: each edge weighs all candidates, by one matrix ``alpha`` for all
+    cells, and ``kappa`` weighs the numbers of cells. In train mode weights are one-hot draws of the Gumbel-softmax with
     straight-through gradients, one for each pass; in eval mode the most probable operation other than none is computed.
 
     Padding has no influence: states are 0 there, the normalisation is that of each token, and the mean and maximum are
@@ -236,6 +238,6 @@ FAMILY = Family(
     ),
     Cells,
     ("cells-2-32", "cells-3-32e64", "cells-2-32-41-457-1842"),
-    "cells of nas_kd, for texts: cells-<cells>-<channels>, e<width> of embeddings, operations of the edges into each node",
+    "cells of nas_kd, for texts: cells-<cells>-<channels>, e<width> of embeddings, operations of each node's edges",
     "after Chen et al. 2020 (AdaBERT), arXiv 2001.04246",
 )
