@@ -47,8 +47,9 @@ def nas_kd(
         L_E = E[k] / K  x  mean over edges of sum_o u_o (size_o + flops_o) / 2,  relative to the largest operation
 
     1. Probes: a linear classifier on the mean over the text of each of the L stages of the frozen teacher but the last,
-       whose classifier is the teacher's. Of a deep teacher tracing finds four stages; roles name others. They give the logits t_j; w_i is the softmax over i of minus the mean
-       cross-entropy of probe j on the training split, so that better layers count more.
+       whose classifier is the teacher's. (Of a deep teacher tracing finds four stages; roles name others.) They give
+       the logits t_j; w_i is the softmax over i of minus the mean cross-entropy of probe j on the training split, so
+       that better layers count more.
     2. Search. The student is a search network such as ``cells-3-32``: K cells of nine edges, each with ten candidate
        operations (convolutions of 3, 5 and 7 tokens, the same with dilation 2, average and maximum of 3, skip, none),
        weighed by one matrix alpha for all cells. Each pass draws u, one-hot, from the Gumbel-softmax of alpha with
@@ -60,9 +61,9 @@ def nas_kd(
     The result is an ordinary network, named ``network`` in the notes, such as ``cells-2-32-41-457-1842``, which any
     method trains by that name. The notes also have its costs, with and without the token table, and the choice after
     each epoch (``search``); ``choice_half`` in ``samples.safetensors`` is 1 for the training samples of the second
-    half. If the teacher has a token table of the student's size (``cells-3-32e128`` has a width of 128), the student starts
-    with a copy of it, which is trained with the rest; otherwise its table is new (``table``). A search does not pay
-    unless it beats random cells of the same size: compare with ``cell=random`` or cells of your own.
+    half. If the teacher has a token table of the student's size (``cells-3-32e128`` has a width of 128), the student
+    starts with a copy of it, which is trained with the rest; otherwise its table is new (``table``). A search does not
+    pay unless it beats random cells of the same size: compare with ``cell=random`` or cells of your own.
 
     Args:
         run: the run. Its epochs and recipe are those of step 3, its recipe also that of the weights in steps 1 and 2.
