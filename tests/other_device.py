@@ -32,13 +32,15 @@ from torch.utils.backend_registration import _DummyBackendModule, _setup_private
 from tests.conftest import TinyNet
 from tests.videos import square_videos
 from tutelage.config import Hardware, Recipe
-from tutelage.data import CropsAndFlips, Data, Split, open_data
+from tutelage.data import CropsAndFlips, Data, Maps, Split, open_data
 from tutelage.data.loader import Batches
 from tutelage.data.modality import Tokens
 from tutelage.data.targets import Masks
 from tutelage.methods import find
 from tutelage.methods.barcode.networks.barcode import BarcodeNet
 from tutelage.methods.dmnn.networks.dmnn import DMNN
+from tutelage.methods.fastsal.networks.fastsal_a import FastSalA
+from tutelage.methods.fastsal.networks.salgan import SalGAN
 from tutelage.methods.nas_kd.networks.cells import Cells
 from tutelage.methods.siamese_dlf.networks.siamese import build as siamese
 from tutelage.methods.spikes.networks.snn import spiking_network
@@ -278,9 +280,24 @@ def texts() -> Data:
     return Data("texts", ("a", "b", "c", "d"), part(48), part(16), part(16))
 
 
+def saliency_maps() -> Data:
+    """The images of ``data`` with random densities and fixations, some of them without."""
+
+    def part(split: Split, seed: int) -> Split:
+        density = torch.rand(len(split), 8, 8, generator=torch.Generator().manual_seed(seed))
+        labels = torch.stack([density, (density > 0.7).float()], 1)
+        labels[::5] = torch.nan
+        return Split.of(split.inputs, labels, targets=Maps())
+
+    images = data()
+    parts = {name: part(split, number) for number, (name, split) in enumerate(images.splits.items())}
+    return Data("maps", ("saliency",), **parts, views=images.views)
+
+
 def train_weights(method: str, device: str, cache: Path | None = None) -> dict[str, Tensor]:
     """The weights of a student after training, on the processor."""
     own_data = {"barcode": barcodes, "cwd": masks, "siamese_dlf": square_videos, "nas_kd": texts}
+    own_data["fastsal"] = saliency_maps
     training_data = own_data.get(method, data)()
     outputs = TeacherCache(cache, training_data) if cache else None
 
@@ -297,6 +314,7 @@ def train_weights(method: str, device: str, cache: Path | None = None) -> dict[s
             "barcode": lambda: BarcodeNet(width // 2),
             "cwd": lambda: FPN(10, width / 32, 4, 1),
             "nas_kd": lambda: Cells(2, width, 4, 12, 0) if seed == 2 else TextCNN(2, width, 4, 12, 0),
+            "fastsal": lambda: FastSalA((1, 8, 8), 0.25) if seed == 2 else SalGAN((1, 8, 8), 0.05),
             "siamese_dlf": lambda: siamese(width, 1),
         }
         return Tapped(own_networks.get(method, lambda: TinyNet(width=width))(), *training_data.mean_std)
