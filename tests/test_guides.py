@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from tests.conftest import Command
+from tests.data.map_folders import maps_folder
 from tests.data.mask_folders import masks_folder
 from tests.videos import moving_squares, write_boxes, write_frames
 from tutelage.data.targets.track import box_of
@@ -180,9 +181,18 @@ def test_tracking_page_runs(follow: Any, tmp_path: Path) -> None:
     assert (tmp_path / "student.onnx").exists()
 
 
+@pytest.mark.filterwarnings("ignore::tutelage.errors.TutelageWarning")
+def test_saliency_page_runs(follow: Any, tmp_path: Path) -> None:
+    maps_folder(tmp_path / "scenes", train=12, test=4)
+    namespace, output = follow("saliency.md")
+    assert (tmp_path / "student.onnx").exists()
+    assert "shuffled AUC of a centred Gaussian" in output
+    assert namespace["result"].metrics["test"]["cc"] is not None
+
+
 def test_every_guide_is_tested() -> None:
     tested_guides = {"tutorial.md", "noisy-labels.md", "add-a-method.md", "attacks.md", "compress.md", "texts.md"}
-    tested_guides |= {"segmentation.md", "tracking.md"}
+    tested_guides |= {"segmentation.md", "tracking.md", "saliency.md"}
     tested_elsewhere = {"own-loop.md": "test_own_loop.py", "studies.md": "studies", "options.md": "test_docs.py"}
     with_code = {page.name for page in DOCS.glob("*.md") if BLOCK.search(page.read_text())}
     assert with_code == tested_guides | tested_elsewhere.keys()
