@@ -17,7 +17,7 @@ SRC = Path(__file__).resolve().parent.parent / "src" / "tutelage"
 ROOMS = (
     ["text"],
     ["errors"],
-    ["parsing", "trust", "files", "parts"],
+    ["parsing", "trust", "files", "parts", "formats"],
     ["fields"],
     ["recipe"],
     ["config", "ambient", "signals", "cores", "allocator"],

@@ -14,6 +14,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from tutelage.errors import TutelageError, one_line
 from tutelage.fields import Fields
 from tutelage.files import read_file
+from tutelage.formats import names
 from tutelage.parsing import parse_json, parse_toml, parse_yaml, write_yaml
 from tutelage.recipe import Numbers, Recipe, as_numbers
 
@@ -146,11 +147,7 @@ class Config(Recipe, Hardware):
 
     saved: ClassVar[bool] = True
 
-    data: str = Field(
-        default="digits",
-        description="data set: digits, barcodes, idx:FOLDER, npz:FILE, folder:PATH, hf:REPO, text:FOLDER, wav:FOLDER, "
-        "maps:FOLDER, masks:FOLDER or boxes:FOLDER",
-    )
+    data: str = Field(default="digits", description=f"data set: {names()}")
     image_size: int | None = Field(default=None, ge=4, description="resize image files to this many pixels per side")
     test: float | None = Field(
         default=None,

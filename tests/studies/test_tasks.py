@@ -16,7 +16,7 @@ import pytest
 from tests.tasks.cases import case_of
 from tests.tasks.test_outside import Grades
 from tutelage.cli import main
-from tutelage.data import Data
+from tutelage.formats import FORMATS, Format
 from tutelage.report.conclusions import conclusion, summary
 from tutelage.report.page import page
 from tutelage.report.tables import table_as
@@ -47,10 +47,10 @@ def large(num_classes):
 def vectors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Study]:
     """A study of networks of vectors on ``cases:TASK``."""
 
-    def load(kind: str, options: object) -> Data:
-        return case_of(kind).data
-
-    monkeypatch.setitem(sys.modules["tutelage.data.open"].LOADERS, "cases", load)
+    module = types.ModuleType("tutelage.data.cases")
+    module.load = lambda kind: case_of(kind).data  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "tutelage.data.cases", module)
+    monkeypatch.setattr("tutelage.data.open.FORMATS", {**FORMATS, "cases": Format(":REPO", "cases")})
     (tmp_path / "nets.py").write_text(NETS)
     nets = tmp_path / "nets.py"
 
@@ -220,10 +220,10 @@ def test_metric_with_name_of_a_record_field_is_refused(
     ("fields", "pieces"),
     [
         (
-            {"methods": "dml,triplets"},
-            ["a study has one task", "dml is for classification", "triplets for clust"],
+            {"methods": "dkd,triplets"},
+            ["a study has one task", "dkd is for classification", "triplets for clust"],
         ),
-        ({"data": "cases:regression", "methods": "dml"}, ["quantities", "regression", "classification"]),
+        ({"data": "cases:regression", "methods": "dkd"}, ["quantities", "regression", "classification"]),
         (
             {"data": "cases:regression,cases:multi_label", "methods": "rkd"},
             ["one task", "for regression", "multi_label"],

@@ -13,6 +13,7 @@ import typer
 
 from tutelage.cli.options import Json, SkipBad, Test
 from tutelage.errors import TutelageError, TutelageWarning
+from tutelage.formats import names
 
 ANY_TASK = "any"  # of methods that train for the task of the data's targets
 NO_EVIDENCE = "-"
@@ -102,10 +103,7 @@ def models(json_: Json = False) -> None:
 def data(
     spec: Annotated[
         str,
-        typer.Argument(
-            help="Data set: digits, barcodes, idx:FOLDER, npz:FILE, folder:PATH, hf:REPO, text:FOLDER, wav:FOLDER, "
-            "maps:FOLDER, masks:FOLDER, boxes:FOLDER."
-        ),
+        typer.Argument(help=f"Data set: {names()}."),
     ] = "digits",
     image_size: Annotated[
         int | None, typer.Option(min=4, help="Resize image files to this many pixels per side.")

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 from tutelage.ambient import default_settings
 from tutelage.data.data import Data
 from tutelage.errors import TutelageError, one_line, unknown
 from tutelage.files import as_path
+from tutelage.formats import FORMATS, Argument, names, supporting
 from tutelage.text import value_text
 
 if TYPE_CHECKING:
@@ -43,27 +46,30 @@ class Options:
 
         return Reading(self.whole, None if self.cache is None else PixelCache(self.cache))
 
-    def refuse(self, name: str, *fields: str) -> None:
-        """Refuse these fields if they are set: data of this name do not support them."""
-        if "image_size" in fields and self.image_size is not None:
+    def refuse(self, name: str, supported: Collection[str] = ()) -> None:
+        """Refuse options that are set and that data of this name do not support."""
+        if "image_size" not in supported and self.image_size is not None:
             raise TutelageError(
-                f"the image size {self.image_size} is for folder:, hf:, maps:, masks:, boxes: and frames: data; "
-                f"leave it out for {name}"
+                f"the image size {self.image_size} is for {supporting('image_size')} data; leave it out for {name}"
             )
-        if "test" in fields and self.test is not None:
+        if "test" not in supported and self.test is not None:
             raise TutelageError(
-                f"the test share {self.test} is for folder:, maps:, masks:, boxes: and frames: data and arrays without "
-                f"a test split; leave it out for {name}"
+                f"the test share {self.test} is for {supporting('test')} data and arrays without a test split; leave "
+                f"it out for {name}"
             )
-        if "skip_bad" in fields and self.skip_bad:
+        if "skip_bad" not in supported and self.skip_bad:
+            raise TutelageError(f"skip_bad is for {supporting('skip_bad')} data; leave it out for {name}")
+        if "cache" not in supported and self.cache is not None:
             raise TutelageError(
-                f"skip_bad is for the images of folder:, hf:, masks: and boxes: data; leave it out for {name}"
+                f"the cache of decoded images {os.fspath(self.cache)} is for {supporting('cache')} data; leave it out "
+                f"for {name}"
             )
-        if "cache" in fields and self.cache is not None:
-            raise TutelageError(
-                f"the cache of decoded images {os.fspath(self.cache)} is for folder:, hf:, maps:, masks: and "
-                f"boxes: data; leave it out for {name}"
-            )
+
+    def arguments(self, supported: Collection[str]) -> dict[str, Any]:
+        """The supported options as keyword arguments of ``load``; the cache is part of ``reading``."""
+        values: dict[str, Any] = {"image_size": self.image_size, "test": self.test, "skip_bad": self.skip_bad}
+        arguments = {name: value for name, value in values.items() if name in supported}
+        return arguments | ({"reading": self.reading()} if "cache" in supported else {})
 
 
 @default_settings()
@@ -103,30 +109,36 @@ def open_data(
     """
     options = Options(image_size, test, skip_bad, whole, cache)
     if isinstance(spec, Data):
-        options.refuse(spec.name, "image_size", "test", "skip_bad", "cache")
+        options.refuse(spec.name)
         return spec
     if not isinstance(spec, str | os.PathLike):
         from tutelage.data.adapters import as_data
 
-        options.refuse("objects made in Python", "image_size", "skip_bad", "cache")
+        options.refuse("objects made in Python", ("test",))
         return as_data(spec, test)
     spec = spec_from_path(spec)
-    scheme, _, argument = spec.partition(":")
-    if scheme not in LOADERS:
-        raise unknown("data set", scheme, LOADERS, _advice(spec))
+    name, _, argument = spec.partition(":")
+    if name not in FORMATS:
+        raise unknown("data set", name, FORMATS, _advice(spec))
+    supported = FORMATS[name].options
+    options.refuse(name, supported)
+    value = ARGUMENTS[FORMATS[name].argument](name, argument)
+    # One module alone, so that a data set does not need the dependencies of another one.
+    module = importlib.import_module(f"{__package__}.{FORMATS[name].module}")
     try:
-        return LOADERS[scheme](argument, options)
+        data: Data = module.load(*value, **options.arguments(supported))
     except OSError as error:
         reason = error.strerror or one_line(error)
         raise TutelageError(
             f"cannot read {error.filename or spec}: {reason}; check the path and its permissions"
         ) from error
+    return data
 
 
 def spec_from_path(spec: str | os.PathLike[str]) -> str:
     """The name of the data set at a path: ``npz:FILE``, ``idx:FOLDER`` or ``folder:PATH``; a name is returned as is."""
     text = os.fspath(spec)
-    if isinstance(spec, str) or text.partition(":")[0] in LOADERS:
+    if isinstance(spec, str) or text.partition(":")[0] in FORMATS:
         return text
     path = as_path(text)
     if path.is_dir():
@@ -134,142 +146,62 @@ def spec_from_path(spec: str | os.PathLike[str]) -> str:
     return f"npz:{text}" if path.suffix == ".npz" else text
 
 
-# Each function imports its own module only, so that a data set does not need the dependencies of another one.
+def _nothing(name: str, text: str) -> tuple[()]:
+    """No argument."""
+    if text:
+        raise TutelageError(f"{name} has no arguments, got '{name}:{text}'; leave out ':{text}'")
+    return ()
 
 
-def _boxes(argument: str, options: Options) -> Data:
-    from tutelage.data.boxes.load import load
-
-    path = _existing("boxes", argument, "folder")
-    return load(path, options.image_size, test=options.test, skip_bad=options.skip_bad, reading=options.reading())
-
-
-def _digits(argument: str, options: Options) -> Data:
-    from tutelage.data import digits
-
-    if argument:
-        raise TutelageError(f"digits has no arguments, got 'digits:{argument}'; leave out ':{argument}'")
-    options.refuse("digits", "image_size", "test", "skip_bad", "cache")
-    return digits.load()
-
-
-def _barcodes(argument: str, options: Options) -> Data:
-    from tutelage.data import barcodes
-
+def _severity(name: str, text: str) -> tuple[float, ...]:
+    """A number, or nothing for the default."""
     try:
-        severity = float(argument) if argument else 1.0
+        return (float(text),) if text else ()
     except ValueError:
         raise TutelageError(
-            f"the severity of barcodes is a number, got {value_text(argument)}; write barcodes or barcodes:1.4"
+            f"the severity of {name} is a number, got {value_text(text)}; write {name} or {name}:1.4"
         ) from None
-    options.refuse("barcodes", "image_size", "test", "skip_bad", "cache")
-    return barcodes.load(severity)
 
 
-def _idx(argument: str, options: Options) -> Data:
-    from tutelage.data import idx
-
-    options.refuse("idx", "image_size", "test", "skip_bad", "cache")
-    return idx.load(_existing("idx", argument, "folder"))
-
-
-def _npz(argument: str, options: Options) -> Data:
-    from tutelage.data import npz
-
-    options.refuse("npz", "image_size", "test", "skip_bad", "cache")
-    return npz.load(_existing("npz", argument, "file"))
-
-
-def _folder(argument: str, options: Options) -> Data:
-    from tutelage.data import folder
-
-    path = _existing("folder", argument, "folder")
-    return folder.load(
-        path, options.image_size, test=options.test, skip_bad=options.skip_bad, reading=options.reading()
-    )
-
-
-def _hf(argument: str, options: Options) -> Data:
-    from tutelage.data import hf
-
-    if not argument:
-        raise TutelageError("hf: needs the name of a data set, for instance hf:ylecun/mnist")
-    options.refuse("hf", "test")
-    return hf.load(argument, options.image_size, skip_bad=options.skip_bad, reading=options.reading())
-
-
-def _masks(argument: str, options: Options) -> Data:
-    from tutelage.data import masks
-
-    path = _existing("masks", argument, "folder")
-    return masks.load(path, options.image_size, test=options.test, skip_bad=options.skip_bad, reading=options.reading())
-
-
-def _text(argument: str, options: Options) -> Data:
-    from tutelage.data import text
-
-    options.refuse("text", "image_size", "test", "skip_bad", "cache")
-    return text.load(_existing("text", argument, "folder"))
-
-
-def _frames(argument: str, options: Options) -> Data:
-    from tutelage.data import videos
-
-    options.refuse("frames", "skip_bad", "cache")
-    return videos.load(_existing("frames", argument, "folder"), options.image_size, test=options.test)
-
-
-def _wav(argument: str, options: Options) -> Data:
-    from tutelage.data import wav
-
-    options.refuse("wav", "image_size", "test", "skip_bad", "cache")
-    return wav.load(_existing("wav", argument, "folder"))
-
-
-def _maps(argument: str, options: Options) -> Data:
-    from tutelage.data import maps
-
-    options.refuse("maps", "skip_bad")
-    folder = _existing("maps", argument, "folder")
-    return maps.load(folder, options.image_size, test=options.test, reading=options.reading())
-
-
-LOADERS: Mapping[str, Callable[[str, Options], Data]] = {
-    "digits": _digits,
-    "barcodes": _barcodes,
-    "boxes": _boxes,
-    "idx": _idx,
-    "npz": _npz,
-    "folder": _folder,
-    "hf": _hf,
-    "masks": _masks,
-    "text": _text,
-    "wav": _wav,
-    "maps": _maps,
-    "frames": _frames,
-}
-
-
-def _existing(scheme: str, text: str, kind: str) -> Path:
-    """The path of a file or a folder, which must exist and be of that kind."""
+def _repository(name: str, text: str) -> tuple[str]:
+    """A name of the hub."""
     if not text:
-        raise TutelageError(f"{scheme}: needs a {kind}, for instance {scheme}:path/to/{kind}")
-    path = as_path(text)
-    if not path.exists():
-        raise TutelageError(f"{scheme}: there is no {kind} {path}; check the path, which starts from {Path.cwd()}")
-    if kind == "file" and not path.is_dir() and not path.is_file():
-        raise TutelageError(f"{scheme}: {path} is no ordinary file; name one")
-    if path.is_dir() != (kind == "folder"):
-        raise TutelageError(f"{scheme}: {path} is a {'folder' if path.is_dir() else 'file'}; name a {kind}")
-    return path
+        raise TutelageError(f"{name}: needs the name of a data set, for instance {name}:ylecun/mnist")
+    return (text,)
+
+
+def _path(kind: str) -> Callable[[str, str], tuple[Path]]:
+    """The path of a file or a folder, which must exist and be of that kind."""
+
+    def checked(name: str, text: str) -> tuple[Path]:
+        if not text:
+            raise TutelageError(f"{name}: needs a {kind}, for instance {name}:path/to/{kind}")
+        path = as_path(text)
+        if not path.exists():
+            raise TutelageError(f"{name}: there is no {kind} {path}; check the path, which starts from {Path.cwd()}")
+        if kind == "file" and not path.is_dir() and not path.is_file():
+            raise TutelageError(f"{name}: {path} is no ordinary file; name one")
+        if path.is_dir() != (kind == "folder"):
+            raise TutelageError(f"{name}: {path} is a {'folder' if path.is_dir() else 'file'}; name a {kind}")
+        return (path,)
+
+    return checked
+
+
+ARGUMENTS: Mapping[Argument, Callable[[str, str], tuple[object, ...]]] = MappingProxyType(
+    {
+        "": _nothing,
+        "[:SEVERITY]": _severity,
+        ":FILE": _path("file"),
+        ":FOLDER": _path("folder"),
+        ":REPO": _repository,
+    }
+)
 
 
 def _advice(spec: str) -> str:
     if spec and as_path(spec).exists():
-        folders = ("folder", "idx", "text", "wav", "maps", "masks", "boxes", "frames")
-        kinds = folders if as_path(spec).is_dir() else ("npz",)
-        return f"For this path write {' or '.join(f'{kind}:{spec}' for kind in kinds)}."
-    return (
-        "Write digits, barcodes[:SEVERITY], idx:FOLDER, npz:FILE, folder:PATH, hf:REPO, text:FOLDER, wav:FOLDER, "
-        "maps:FOLDER, masks:FOLDER, boxes:FOLDER or frames:FOLDER."
-    )
+        argument = ":FOLDER" if as_path(spec).is_dir() else ":FILE"
+        kinds = [f"{name}:{spec}" for name, form in FORMATS.items() if form.argument == argument]
+        return f"For this path write {' or '.join(kinds)}."
+    return f"Write {names()}."

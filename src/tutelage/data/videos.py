@@ -30,7 +30,7 @@ ABSENCE = "absence.label"
 SEPARATORS = re.compile(r"[\s,;]+")
 
 
-def load(folder: Path, search: int | None = None, *, test: float | None = None) -> Data:
+def load(folder: Path, image_size: int | None = None, *, test: float | None = None) -> Data:
     """Videos in ``train/`` and ``test/`` (and ``val/``); or all in the folder, of which a share becomes the test split.
 
     A video is a folder with images in ``img/`` or in itself, and ``groundtruth_rect.txt`` or ``groundtruth.txt``: a
@@ -44,13 +44,13 @@ def load(folder: Path, search: int | None = None, *, test: float | None = None) 
 
     Args:
         folder: of the videos, or of their splits.
-        search: the side of search crops in pixels, by default 127; 255 for AlexNet's geometry.
+        image_size: the side of search crops in pixels, by default 127; 255 for AlexNet's geometry.
         test: the share of the frames for testing, where there is no such folder; whole videos are taken.
 
     Raises:
         TutelageError: a file is missing or cannot be used; the text names it.
     """
-    modality = Frames(SEARCH if search is None else search)
+    modality = Frames(SEARCH if image_size is None else image_size)
     folders = {split: folder / name for split, names in FOLDERS.items() for name in names if (folder / name).is_dir()}
     if "train" not in folders:
         folders = {"train": folder}

@@ -156,7 +156,10 @@ class Task:
         Raises:
             TutelageError: the outputs are not logits.
         """
-        raise TutelageError(f"soft targets need logits of classes, and the task is {self.name}; set their weight to 0")
+        raise TutelageError(
+            f"soft targets need logits of classes, and the task is {self.name}; set their weight to 0, or choose a "
+            "method without them"
+        )
 
     def check(self, name: str, outputs: Outputs, data: Data) -> None:
         """Refuse outputs that cannot be evaluated on the data; called before the first step.
