@@ -27,14 +27,15 @@ def scenes(seed: int) -> Data:
     numbers[[int(name) for name in CLASSES]] = torch.arange(len(CLASSES))
     rows = (numbers[labels] >= 0).nonzero().squeeze(1)
     rows = rows[torch.randperm(len(rows), generator=generator)]
-    splits, start = {}, 0
+    splits, start = dict[str, Split](), 0
     for split, count in SPLITS.items():
         end = start + round(SHARES[split] * len(rows))
         own, start = rows[start:end], end
         drawn = [_scene(images[own], numbers[labels[own]], generator) for _ in range(count)]
         pixels, boxes = (torch.stack(values) for values in zip(*drawn, strict=True))
         splits[split] = Split.of(pixels, boxes, Pixels(), Boxes())
-    return Data("digit scenes", CLASSES, **splits, views=CropsAndFlips(pad=4))
+    train, held_out, test = splits.values()
+    return Data("digit scenes", CLASSES, train, test, held_out, views=CropsAndFlips(pad=4))
 
 
 def _pixels(split: Split) -> Tensor:
