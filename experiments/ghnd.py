@@ -151,8 +151,8 @@ task's loss with the same trained layers? What do 8 bits and the neural filter c
 
 **Data and network.** Scenes of 64 x 64 pixels: up to three of scikit-learn's digits 0, 1, 4 and 7, enlarged to 16 or
 24 pixels, on a texture; 40 % have none. 512 training, 192 held-out and 384 test scenes, drawn by the seed, with no
-digit in two splits. Crops of padded images as augmentation. The detector is `centre10x0.25`, whose stem has 16 channels of
-16 x 16. Six seeds; each has its own teacher.
+digit in two splits. Crops of padded images as augmentation. The detector is `centre10x0.25`, whose stem has 16 channels
+of 16 x 16. Six seeds; each has its own teacher.
 
 **Training.** Teacher: 16 epochs of SGD, learning rate 0.1, gradients clipped at a norm of 2. Students: 8 epochs, 256
 steps, of Adam with the method's schedule; stem and bottleneck are trained. Batches of 16. Evaluation is after the last

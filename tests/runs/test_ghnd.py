@@ -12,7 +12,8 @@ from tests.tasks.scenes import scene_data
 from tutelage.data import Data
 from tutelage.runs.models import open_model
 
-STUDENT = TEACHER = "resnet8x0.25"
+STUDENT = "resnet8x0.25"
+TEACHER = "resnet8x0.25"
 
 SHORT: dict[str, Any] = {"epochs": 2, "batch_size": 16, "device": "cpu", "precision": "float32", "channels_last": False}
 

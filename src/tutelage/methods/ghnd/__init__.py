@@ -113,7 +113,7 @@ def ghnd(
     layer = student.taps[f"stage{stage}"].layer
     head = _layers_before(student, layer, run)
     bottleneck.apply(student.module, run.example(student), layer=layer, channels=channels, bits=bits)
-    student = student.rewrapped()
+    student = student.rewrapped().to(student.mean.device)
     _check_cut(run, student)
 
     def trained(name: str) -> bool:
@@ -202,7 +202,7 @@ def _measured(run: Run, student: Tapped, teacher: Tapped) -> dict[str, Any]:
 def _with_filter(run: Run, student: Tapped, layer: str, recall: float, lr: float) -> Tapped:
     """Train a neural filter in front of the encoder, and choose its threshold."""
     neural_filter.apply(student.module, run.example(student), layer=layer)
-    student = student.rewrapped()
+    student = student.rewrapped().to(student.mean.device)
     module = student.module.get_submodule(f"{layer}.filter")
     assert isinstance(module, NeuralFilter)
     assert run.data.validation is not None
@@ -221,4 +221,4 @@ def _with_filter(run: Run, student: Tapped, layer: str, recall: float, lr: float
         filter=set_threshold(student, module, run.data.validation, recall, device)
         | {"flops": flops(_Head(student, ROLE), images)}
     )
-    return student.rewrapped()  # another object: the selected epoch is that of the filter
+    return student.rewrapped().to(device)  # another object: the selected epoch is that of the filter

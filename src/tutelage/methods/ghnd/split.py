@@ -36,7 +36,7 @@ class SplitNetwork:
         module = model.module.get_submodule(layers[0])
         assert isinstance(module, Bottleneck)
         self.bottleneck, self.layer = module, layers[0]
-        self.model = model.with_roles({CODE: f"{layers[0]}.encoder"})
+        self.model = model.with_roles({CODE: f"{layers[0]}.encoder"}).to(model.mean.device)
 
     @torch.no_grad()
     def send(self, images: Tensor) -> list[bytes | None]:
