@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from tutelage.data.modality import Tokens
 from tutelage.errors import TutelageWarning
 from tutelage.models.load import make_model
 from tutelage.models.tapped import Tapped
+from tutelage.runs.models import open_model
 
 tokenizers = pytest.importorskip("tokenizers")
 
@@ -121,6 +123,19 @@ def test_unknown_tokenizers_are_named_in_a_warning(network: Path, tmp_path: Path
         make_model(f"hf/{network}", modality=Tokens(10, 1), **arguments)
     with refused("takes texts of up to 12 tokens and the data has 13"), pytest.warns(TutelageWarning):
         make_model(f"hf/{network}", modality=nameless, **arguments | {"input_shape": (13,)})
+
+
+def test_another_order_of_the_classes_gives_a_warning(network: Path, tmp_path: Path) -> None:
+    data = films(tmp_path / "films")
+    settings = json.loads((network / "config.json").read_text())
+    for names, warned in ((("bad", "good"), False), (("good", "bad"), True)):
+        settings |= {"id2label": dict(enumerate(names)), "label2id": {name: n for n, name in enumerate(names)}}
+        (network / "config.json").write_text(json.dumps(settings))
+        with warnings.catch_warnings(record=True) as records:
+            warnings.simplefilter("always")
+            open_model(f"hf/{network}", data)
+        messages = [str(record.message) for record in records if record.category is TutelageWarning]
+        assert any("calls its classes differently" in message for message in messages) == warned, messages
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -111,7 +111,7 @@ class TrainedModel:
         spec: the specification of the network, as in a configuration.
         file: the weights file; ``None`` for published weights and for objects.
         task: the task that its file records or that the network implies; ``None`` if neither does.
-        classes: the class names that its file records.
+        classes: the class names that its file or the published weights record.
         calibration: the calibration that its file records.
         resizing: a few words on where the size comes from to which it resizes images; empty if it does not.
     """
@@ -274,7 +274,7 @@ def open_trained(
         spec,
         file,
         task,
-        tuple(header.classes),
+        tuple(header.classes) or built.classes,
         header.calibration,
         "" if model.size is None else size_origin,
     )

@@ -26,6 +26,7 @@ class BuiltModel:
         mean_std: mean and standard deviation per channel, for pixels in [0, 1], with which images must be normalised.
             ``None`` if the weights are new or the network normalises its inputs itself; the caller then chooses.
         input_size: (C, H, W) of the images that the weights were trained on; ``None`` if unknown.
+        classes: the names of the classes in the order of the logits, where the weights tell.
         from_instance: whether it is a copy of a user's ``nn.Module``, so that every copy has the same weights.
     """
 
@@ -33,6 +34,7 @@ class BuiltModel:
     mean_std: MeanStd | None = None
     input_size: tuple[int, int, int] | None = None
     from_instance: bool = False
+    classes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

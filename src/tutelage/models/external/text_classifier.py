@@ -65,7 +65,13 @@ def text_classifier(spec: str, name: str, requirements: ModelSpec, modality: Tok
             f"{spec!r} takes texts of up to {longest} tokens and the data has {length}; set a truncation in the "
             "tokenizer"
         )
-    return BuiltModel(TextLogitsOf(network, modality.padding))
+    return BuiltModel(TextLogitsOf(network, modality.padding), classes=_class_names(config))
+
+
+def _class_names(config: Any) -> tuple[str, ...]:
+    """The names of the classes in a configuration; empty for the library's own names, ``LABEL_0`` and so on."""
+    names = tuple(str(name) for _, name in sorted((getattr(config, "id2label", None) or {}).items()))
+    return () if any(name.startswith("LABEL_") for name in names) else names
 
 
 def _check_tokenizer(spec: str, name: str, modality: Tokens) -> None:
