@@ -17,6 +17,7 @@ from torch import Tensor
 
 from tutelage.data.data import Data, Split
 from tutelage.data.decode import Encoded, ImageFiles, decodes, read_headers
+from tutelage.data.images import Images
 from tutelage.data.pixel_cache import PixelCache
 from tutelage.data.stratified import split_off_test
 from tutelage.data.targets import Classes, Targets
@@ -193,10 +194,10 @@ def read_images(
     }
     total = sum(int(np.prod(images.shape)) for images in files.values())
     fits = total <= reading.in_memory_bytes
-    return {split: _decoded(images) for split, images in files.items()} if fits else {**files}
+    return {split: decoded(images) for split, images in files.items()} if fits else {**files}
 
 
-def _decoded(images: ImageFiles) -> Tensor:
+def decoded(images: Images) -> Tensor:
     """All images, (N, H, W, C) uint8, decoded in threads: Pillow releases the interpreter lock."""
     pixels = torch.empty(images.shape, dtype=torch.uint8)
     chunks = torch.split(torch.arange(len(pixels)), 64)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from tutelage.data.assemble import IN_MEMORY
+from tutelage.data.assemble import IN_MEMORY, decoded
 from tutelage.data.decode import open_image, read_headers, upright
 from tutelage.data.folder import Files
 from tutelage.errors import TutelageError
@@ -64,14 +63,4 @@ def read_frames(encoded: Mapping[str, Files]) -> dict[str, Tensor | FrameFiles]:
     images = {split: FrameFiles(files, size, channels) for split, files in encoded.items()}
     if sum(int(np.prod(frames.shape)) for frames in images.values()) > IN_MEMORY:
         return {**images}
-    return {split: _decoded(frames) for split, frames in images.items()}
-
-
-def _decoded(frames: FrameFiles) -> Tensor:
-    """All frames, (N, H, W, C) uint8, decoded in threads: Pillow releases the interpreter lock."""
-    pixels = torch.empty(frames.shape, dtype=torch.uint8)
-    chunks = torch.split(torch.arange(len(pixels)), 64)
-    with ThreadPoolExecutor() as pool:
-        for indices, batch in zip(chunks, pool.map(frames.__getitem__, chunks), strict=True):
-            pixels[indices] = batch
-    return pixels
+    return {split: decoded(frames) for split, frames in images.items()}

@@ -11,6 +11,7 @@ from torch import Tensor
 from tutelage.data.batch import Batch
 from tutelage.errors import TutelageError
 from tutelage.models.outputs import Outputs
+from tutelage.terms.pixels import resized
 from tutelage.terms.precision import full_precision
 from tutelage.terms.shapes import check_samples
 from tutelage.terms.term import Term
@@ -81,9 +82,7 @@ def like(maps: Tensor, other: Tensor) -> Tensor:
         TutelageError: the numbers of images differ.
     """
     check_samples(other, maps)
-    if maps.shape == other.shape:
-        return maps
-    return F.interpolate(maps[:, None], size=tuple(other.shape[1:]), mode="bilinear", align_corners=False)[:, 0]
+    return resized(maps[:, None], other.shape[1:])[:, 0]
 
 
 class _MapTerm(Term):

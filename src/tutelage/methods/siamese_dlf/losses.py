@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from tutelage.errors import TutelageError
+from tutelage.terms.pixels import resized
 from tutelage.terms.precision import full_precision
 from tutelage.terms.shapes import check_samples
 from tutelage.terms.unit import unit
@@ -74,13 +74,6 @@ def pair_distance(student: Tensor, teacher: Tensor, positions: int = MOST_POSITI
         features = _positions(maps if side == maps.shape[2:] else F.adaptive_max_pool2d(maps, side))
         cosines.append(features @ features.mT)
     return (cosines[0] - cosines[1]).square().mean((1, 2))
-
-
-def resized(maps: Tensor, size: torch.Size) -> Tensor:
-    """Maps (B, C, H, W) of this height and width, bilinearly."""
-    if maps.shape[2:] == size:
-        return maps
-    return F.interpolate(maps, tuple(size), mode="bilinear", align_corners=False)
 
 
 def _positions(maps: Tensor) -> Tensor:
