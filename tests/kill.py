@@ -155,13 +155,14 @@ def commands(root: Path) -> list[Command]:
         if code := end(start([*words, "--out", str(folder)], root / "log")):
             raise FailedError(f"{words}: exit code {code}: {_tail(root / 'log')}")
     result = []
+    own_teachers = {"spikes": spiking, "nas_kd": reader}
     for name in installed():
         if find(name).task in ("barcode", "segmentation"):  # whose data SHORT does not name
             continue
-        own_teacher = generator if find(name).task == "generation" else spiking if name == "spikes" else teacher
+        own_teacher = generator if find(name).task == "generation" else own_teachers.get(name, teacher)
         words = ["distill", "--method", name, "--student", STUDENT, "--teacher", str(own_teacher), *SHORT]
         if name == "nas_kd":
-            words = [*words, "--teacher", str(reader), "--student", "cells-2-4", *of_texts]
+            words = [*words, "--student", "cells-2-4", *of_texts]
         result.append(Command(name, [*words, *NEEDS.get(name, [])]))
     trained_model = ["distill", "--method", "at", "--student", STUDENT, "--teacher", str(teacher), *SHORT]
     # The teacher runs less in an epoch that is done again, since its outputs are cached.
