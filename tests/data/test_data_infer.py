@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from tutelage.data import Classes, MultiLabel, Pixels, Quantities, Strings, Vectors, open_data
+from tutelage.data import Classes, Masks, MultiLabel, Pixels, Quantities, Strings, Vectors, open_data
 
 RNG = np.random.default_rng(5)
 VECTORS = RNG.normal(size=(8, 5))
@@ -23,6 +23,16 @@ def save_arrays(folder: Path, labels: np.ndarray | None, inputs: np.ndarray = VE
         arrays |= {"y_train": labels, "y_test": labels[:3]}
     np.savez(folder / "d.npz", **arrays)
     return f"npz:{folder / 'd.npz'}"
+
+
+def test_a_class_for_each_pixel_is_inferred(tmp_path: Path) -> None:
+    images = RNG.integers(0, 256, (8, 6, 4, 3), dtype=np.uint8)
+    masks = RNG.integers(0, 3, (8, 6, 4), dtype=np.uint8)
+    masks[0, 0] = 255
+    data = open_data(save_arrays(tmp_path, masks, images))
+    assert data.targets == Masks()
+    assert data.num_classes == 3
+    assert data.train.labels[0, 0].tolist() == [-1] * 4
 
 
 @pytest.mark.parametrize(

@@ -104,7 +104,9 @@ def _print_result(title: str, result: dict[str, Any]) -> None:
     table = Table(title=title, show_header=False)
     accuracies, counts = result.pop("per_class_accuracy", {}), result.pop("confusion", None)
     by_class = {"recall": accuracies} | {
-        name: result.pop(f"per_class_{name}") for name in ("precision", "f1") if f"per_class_{name}" in result
+        title: result.pop(f"per_class_{name}")
+        for name, title in (("precision", "precision"), ("f1", "f1"), ("iou", "IoU"))
+        if f"per_class_{name}" in result
     }
     calibrated = result.pop("calibrated", {})
     for name, value in {

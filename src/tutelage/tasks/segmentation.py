@@ -64,6 +64,10 @@ class Segmentation(Task):
         }
     )
 
+    training_metric_note: ClassVar[str] = (
+        "The mean IoU is not a mean over images, so it is not shown for training batches."
+    )
+
     def label_loss(self) -> Term:
         """Cross-entropy of each pixel that is not void: the mean over an image's pixels, then over images."""
         return PixelCrossEntropy()
