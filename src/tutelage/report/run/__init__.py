@@ -82,7 +82,7 @@ def _render(
     config = Config(**{k: v for k, v in read_config(folder / CONFIG).items() if k in Config.model_fields})
     versions = read_config(folder / VERSIONS) if (folder / VERSIONS).is_file() else {}
     entries = printable_values(dict(result))
-    curve, definitions = training_curve(history, task)
+    curve = training_curve(history, task)
     cost = entries["cost"]
     facts = [
         *task.describe(entries),
@@ -100,7 +100,7 @@ def _render(
         .render(
             policy=POLICY,
             style=style_sheet(),
-            definitions=definitions,
+            definitions=curve.definitions,
             folder=printable_values(str(folder)),
             name=printable_values(folder.resolve().name),
             config=printable_values(config.model_dump(mode="json")),
