@@ -152,13 +152,13 @@ def compose(items: Split, count: int, seed: int) -> tuple[Tensor, Tensor]:
 
 def textures(count: int, generator: torch.Generator) -> Tensor:
     """Smooth noise of random contrast and brightness: (N, H, W) grey levels up to about 150."""
-    noise = sum(
-        F.interpolate(torch.randn(count, 1, side, side, generator=generator), (SIDE, SIDE), mode="bicubic")
-        for side in (3, 6, 12, 24)
-    )
-    assert isinstance(noise, Tensor)
+    noise = torch.zeros(count, 1, SIDE, SIDE)
+    for side in (3, 6, 12, 24):
+        layer = torch.randn(count, 1, side, side, generator=generator)
+        noise += F.interpolate(layer, (SIDE, SIDE), mode="bicubic")
     contrast, brightness = torch.rand(2, count, 1, 1, generator=generator)
-    return ((10 + 15 * contrast) * noise[:, 0] + 40 + 60 * brightness).clamp(0, 255)
+    grey: Tensor = ((10 + 15 * contrast) * noise[:, 0] + 40 + 60 * brightness).clamp(0, 255)
+    return grey
 
 
 EXPERIMENT = Experiment(
