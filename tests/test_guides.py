@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from tests.conftest import Command
+from tests.data.box_files import write_voc
 from tests.data.map_folders import maps_folder
 from tests.data.mask_folders import masks_folder
 from tests.videos import moving_squares, write_boxes, write_frames
@@ -36,6 +37,9 @@ def shorten(code: str) -> str:
     code = re.sub(r"\b(textcnn|texttransformer)-\d+-\d+", r"\1-1-8", code)
     code = re.sub(r"\bfpn-\d+(-[\d.]+)?", "fpn-10-0.125", code)
     code = re.sub(r"siamese\d+", "siamese4", code)
+    code = re.sub(r"centre\d+x[\d.]+", "centre10x0.125", code)
+    code = code.replace("--image-size 256", "--image-size 32").replace("256, 256", "32, 32")
+    code = code.replace("image_size=256", "image_size=32")
     code = re.sub(r"resnet8\b", "resnet8x0.5", code)
     code = re.sub(r"resnet(14|20)\b", "resnet8", code)
     code = code.replace("--noise 0.4", "--noise 0.4 --per-class 20").replace('noise="0.4"', 'noise="0.4", per_class=20')
@@ -190,9 +194,25 @@ def test_saliency_page_runs(follow: Any, tmp_path: Path) -> None:
     assert namespace["result"].metrics["test"]["cc"] is not None
 
 
+@pytest.mark.filterwarnings("ignore::tutelage.errors.TutelageWarning")
+def test_detection_page_runs(follow: Any, tmp_path: Path) -> None:
+    names = {f"{split}{number}": [(4.0, 4.0, 14.0, 12.0, "cell")] for split in ("a", "b") for number in range(6)}
+    splits = {
+        "train": {n: b for n, b in names.items() if n[0] == "a"},
+        "test": {n: b for n, b in names.items() if n[0] == "b"},
+    }
+    write_voc(tmp_path / "cells", splits, (40, 30))
+    namespace, output = follow("detection.md")
+    assert (tmp_path / "student.onnx").exists()
+    assert "average precision" in output
+    assert all(namespace["messages"])
+    assert namespace["boxes"].shape[0] == 2
+    assert namespace["boxes"].shape[2] == 6
+
+
 def test_every_guide_is_tested() -> None:
     tested_guides = {"tutorial.md", "noisy-labels.md", "add-a-method.md", "attacks.md", "compress.md", "texts.md"}
-    tested_guides |= {"segmentation.md", "tracking.md", "saliency.md"}
+    tested_guides |= {"segmentation.md", "tracking.md", "saliency.md", "detection.md"}
     tested_elsewhere = {"own-loop.md": "test_own_loop.py", "studies.md": "studies", "options.md": "test_docs.py"}
     with_code = {page.name for page in DOCS.glob("*.md") if BLOCK.search(page.read_text())}
     assert with_code == tested_guides | tested_elsewhere.keys()
