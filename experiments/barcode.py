@@ -14,8 +14,8 @@ from torch import Tensor
 import tutelage
 from experiments.paired import Experiment, main
 from tutelage.data import Data, NoAugmentation, Split, open_data
-from tutelage.data.barcodes import CHUNK
-from tutelage.data.ean13 import EAN13
+from tutelage.data.formats.barcodes import CHUNK
+from tutelage.data.formats.ean13 import EAN13
 from tutelage.errors import TutelageError
 from tutelage.evaluation.predict import predict
 from tutelage.evaluation.smart_inference import Reading, Rotated, fast_track, full_voting, most_probable, read

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from experiments.paired import ROOT
 from tutelage.data import Data, open_data
-from tutelage.data.text import make_tokenizer
+from tutelage.data.formats.text import make_tokenizer
 from tutelage.data.tokenizer import read_tokenizer
 
 FILE = ROOT / "runs" / "data" / "trec6.json"

@@ -128,7 +128,7 @@ def _alive(pid: int) -> bool:
 
 def write_texts(folder: Path) -> Path:
     """A folder of 60 texts of five classes with a tokenizer."""
-    from tutelage.data.text import make_tokenizer
+    from tutelage.data.formats.text import make_tokenizer
 
     folder.mkdir(parents=True)
     words = ("one", "two", "three", "four", "five")

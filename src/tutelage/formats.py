@@ -19,7 +19,7 @@ class Format:
 
     Attributes:
         argument: what follows the name of the format.
-        module: in ``tutelage.data``; its function ``load`` gets the argument, if there is one, and the options.
+        module: in ``tutelage.data.formats``; its function ``load`` gets the argument, if there is one, and the options.
         options: the reading options that it supports.
     """
 

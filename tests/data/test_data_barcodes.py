@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from tutelage.data import Batches, Data, open_data
-from tutelage.data.barcodes import Barcodes, Distortions, render
-from tutelage.data.ean13 import EAN13, modules, with_check_digit
+from tutelage.data.formats.barcodes import Barcodes, Distortions, render
+from tutelage.data.formats.ean13 import EAN13, modules, with_check_digit
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +107,7 @@ def test_noise_has_its_variance_and_is_independent_between_pixels() -> None:
 
 
 def test_severity_in_the_name_is_applied(barcodes: Data, monkeypatch: pytest.MonkeyPatch, refused: Any) -> None:
-    monkeypatch.setattr("tutelage.data.barcodes.SIZES", {"train": 30, "validation": 10, "test": 10})
+    monkeypatch.setattr("tutelage.data.formats.barcodes.SIZES", {"train": 30, "validation": 10, "test": 10})
     mild, default = open_data("barcodes:0.5"), open_data("barcodes")
     assert mild.name == "barcodes:0.5"
     assert mild.views == Distortions(0.5)

@@ -13,7 +13,7 @@ from PIL import Image
 from tests.data.box_files import BoxRow, coco_table, voc_xml, write_coco, write_image, write_voc
 from tutelage.data import Data, open_data
 from tutelage.data.decode import UPRIGHT
-from tutelage.data.letterbox import placement
+from tutelage.data.formats.boxes.letterbox import placement
 from tutelage.data.targets.boxes import CROWD, DIFFICULT
 
 CAT: BoxRow = (2, 4, 12, 20, "cat")

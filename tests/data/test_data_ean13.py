@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tutelage.data.ean13 import EAN13, MODULES, Checksum, modules, with_check_digit
+from tutelage.data.formats.ean13 import EAN13, MODULES, Checksum, modules, with_check_digit
 
 
 def digits(text: str) -> Tensor:

@@ -15,7 +15,7 @@ from PIL import Image
 import tutelage
 from tutelage.data import CropsAndFlips, Data, open_data
 from tutelage.data.assemble import Reading
-from tutelage.data.folder import load
+from tutelage.data.formats.folder import load
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from PIL import Image
 from tests.data.image_files import flat, random_pixels, write_image
 from tutelage.data import Batches, CropsAndFlips, evaluation_batches, open_data
 from tutelage.data.assemble import Reading
-from tutelage.data.folder import ImageFiles, load
+from tutelage.data.formats.folder import ImageFiles, load
 from tutelage.errors import TutelageWarning
 
 

@@ -19,7 +19,7 @@ from PIL import Image
 from tests.data.image_files import random_pixels, write_image
 from tutelage.data import Batches, open_data
 from tutelage.data.assemble import Reading
-from tutelage.data.folder import load
+from tutelage.data.formats.folder import load
 from tutelage.errors import TutelageWarning
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 from tests.data.image_files import random_pixels, write_image
 from tutelage.data import CropsAndFlips, open_data
 from tutelage.data.assemble import Reading
-from tutelage.data.folder import load
+from tutelage.data.formats.folder import load
 
 DEEP = np.random.default_rng(4).integers(0, 2**16, (16, 16), dtype=np.uint16)
 

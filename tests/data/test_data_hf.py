@@ -93,7 +93,7 @@ def test_column_named_label_or_with_most_classes_is_used(save_dataset, coarse, e
 
 
 def test_large_data_set_streams_the_same_batches(save_dataset, tmp_path):
-    from tutelage.data import hf
+    from tutelage.data.formats import hf
 
     spec = save_dataset({"train": {"y": [0, 1, 1, 0]}, "test": {"y": [1, 0]}}, {"y": ["cat", "dog"]})
     memory, files = open_data(spec), hf.load(str(tmp_path / "repo"), reading=Reading(in_memory_bytes=0))
@@ -126,7 +126,7 @@ def test_missing_data_set_is_refused(refused):
 
 
 def test_row_stamps_depend_on_the_fingerprint_of_the_table(save_dataset, tmp_path):
-    from tutelage.data import hf
+    from tutelage.data.formats import hf
 
     save_dataset({"train": {"y": [0, 1, 1, 0]}, "test": {"y": [1, 0]}}, {"y": ["cat", "dog"]})
     first, second = (hf.load(str(tmp_path / "repo"), reading=Reading(in_memory_bytes=0)) for _ in range(2))

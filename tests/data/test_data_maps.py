@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from tutelage.data import CropsAndFlips, Data, Maps, RandomResizedCrop, RandomViews, open_data
-from tutelage.data.fixations import fixation_planes, read_fixations
+from tutelage.data.formats.fixations import fixation_planes, read_fixations
 from tutelage.data.loader import Batches
 
 NAN = float("nan")

@@ -76,7 +76,9 @@ def test_home_folder_is_expanded(tmp_path, monkeypatch, refused):
 
 
 def test_opening_digits_imports_no_modules_of_other_formats(monkeypatch):
-    modules = [f"tutelage.data.{name}" for name in ("idx", "npz", "folder", "hf", "decode")]
+    modules = [
+        f"tutelage.data.{name}" for name in ("formats.idx", "formats.npz", "formats.folder", "formats.hf", "decode")
+    ]
     for module in modules:
         monkeypatch.delitem(sys.modules, module, raising=False)
     open_data("digits")

@@ -19,7 +19,7 @@ TEST = "label\tsentence\ngood\ta fine film indeed and a very long one that has m
 def texts(tmp_path: Path) -> Path:
     """A folder with training and test texts and a tokenizer."""
     pytest.importorskip("tokenizers")
-    from tutelage.data.text import make_tokenizer
+    from tutelage.data.formats.text import make_tokenizer
 
     (tmp_path / "train.tsv").write_text(TRAIN)
     (tmp_path / "test.tsv").write_text(TEST)
@@ -42,7 +42,7 @@ def test_texts_become_tokens(texts: Path) -> None:
 
 
 def test_equal_texts_give_equal_tokenizers(texts: Path) -> None:
-    from tutelage.data.text import make_tokenizer
+    from tutelage.data.formats.text import make_tokenizer
 
     before = (texts / "tokenizer.json").read_bytes()
     make_tokenizer(texts, size=60)

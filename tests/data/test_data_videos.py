@@ -14,7 +14,7 @@ from PIL import Image
 
 from tests.videos import moving_squares, write_boxes, write_frames
 from tutelage.data import Data, open_data
-from tutelage.data.frame_files import FrameFiles
+from tutelage.data.formats.frame_files import FrameFiles
 from tutelage.data.frames import FramePairs, Frames
 from tutelage.data.targets.track import box_of, visible
 from tutelage.errors import TutelageWarning
@@ -102,7 +102,7 @@ def test_frames_that_do_not_fit_are_read_from_files(tmp_path: Path, monkeypatch:
     write_otb(tmp_path / "train", "A")
     write_otb(tmp_path / "test", "B")
     memory = open_data(f"frames:{tmp_path}")
-    monkeypatch.setattr("tutelage.data.frame_files.IN_MEMORY", 100)
+    monkeypatch.setattr("tutelage.data.formats.frame_files.IN_MEMORY", 100)
     files = open_data(f"frames:{tmp_path}")
     assert isinstance(files.train.inputs, FrameFiles)
     rows = torch.tensor([3, 0])

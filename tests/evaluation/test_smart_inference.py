@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tutelage.data.ean13 import EAN13, Checksum, with_check_digit
+from tutelage.data.formats.ean13 import EAN13, Checksum, with_check_digit
 from tutelage.evaluation.smart_inference import (
     Rotated,
     fast_track,

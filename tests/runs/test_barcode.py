@@ -30,7 +30,7 @@ SHORT: dict[str, Any] = {
 
 @pytest.fixture(autouse=True)
 def few_samples(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tutelage.data.barcodes.SIZES", {"train": 256, "validation": 64, "test": 64})
+    monkeypatch.setattr("tutelage.data.formats.barcodes.SIZES", {"train": 256, "validation": 64, "test": 64})
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def command(line: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: py
 
 def test_network_learns_to_read(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first digit is not drawn as bars: it follows from the parities of six others."""
-    monkeypatch.setattr("tutelage.data.barcodes.SIZES", {"train": 1024, "validation": 64, "test": 256})
+    monkeypatch.setattr("tutelage.data.formats.barcodes.SIZES", {"train": 1024, "validation": 64, "test": 256})
     result = train("barcode4", "barcodes:0.1", **SHORT | {"epochs": 7, "batch_size": 32, "precision": "auto"})
     test = result.metrics["test"]
     assert test["symbol_accuracy"] > 0.5

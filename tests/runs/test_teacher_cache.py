@@ -12,9 +12,10 @@ from PIL import Image
 from torch import nn
 
 from tutelage.config import Config, Hardware, Recipe
-from tutelage.data import CropsAndFlips, Data, folder, open_data
+from tutelage.data import CropsAndFlips, Data, open_data
 from tutelage.data.assemble import Reading
 from tutelage.data.configured import load_data
+from tutelage.data.formats import folder
 from tutelage.methods import find
 from tutelage.models.tapped import Tapped
 from tutelage.sources import TeacherCache

@@ -29,7 +29,7 @@ def texts(tmp_path: Path) -> str:
 
 
 def write_texts(folder: Path, pattern: str) -> str:
-    from tutelage.data.text import make_tokenizer
+    from tutelage.data.formats.text import make_tokenizer
 
     folder.mkdir()
     words = {"good": ("fine", "great", "lovely"), "bad": ("dull", "poor", "awful")}

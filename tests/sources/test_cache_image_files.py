@@ -15,8 +15,9 @@ from PIL import Image
 from torch import Tensor
 
 from tests.sources.caching import Net, count_passes, fill_cache
-from tutelage.data import Data, folder
+from tutelage.data import Data
 from tutelage.data.assemble import Reading
+from tutelage.data.formats import folder
 from tutelage.sources.cache import TeacherCache
 
 

@@ -47,9 +47,9 @@ def large(num_classes):
 def vectors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Study]:
     """A study of networks of vectors on ``cases:TASK``."""
 
-    module = types.ModuleType("tutelage.data.cases")
+    module = types.ModuleType("tutelage.data.formats.cases")
     module.load = lambda kind: case_of(kind).data  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "tutelage.data.cases", module)
+    monkeypatch.setitem(sys.modules, "tutelage.data.formats.cases", module)
     monkeypatch.setattr("tutelage.data.open.FORMATS", {**FORMATS, "cases": Format(":REPO", "cases")})
     (tmp_path / "nets.py").write_text(NETS)
     nets = tmp_path / "nets.py"

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from tutelage.data import Data
-from tutelage.data.barcodes import Barcodes, Distortions, render
-from tutelage.data.ean13 import modules, with_check_digit
+from tutelage.data.formats.barcodes import Barcodes, Distortions, render
+from tutelage.data.formats.ean13 import modules, with_check_digit
 from tutelage.evaluation.smart_inference import Reading
 from tutelage.tasks import Curve, evaluate, find_task
 from tutelage.tasks.barcode import CANDIDATES, outcomes

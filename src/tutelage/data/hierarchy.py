@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tutelage.data.npz import Archive
+from tutelage.data.formats.npz import Archive
 from tutelage.errors import TutelageError, one_line, unknown
 from tutelage.files import as_path, read_file
 from tutelage.parsing import parse_json, parse_yaml

@@ -124,7 +124,7 @@ def open_data(
     options.refuse(name, supported)
     value = ARGUMENTS[FORMATS[name].argument](name, argument)
     # One module alone, so that a data set does not need the dependencies of another one.
-    module = importlib.import_module(f"{__package__}.{FORMATS[name].module}")
+    module = importlib.import_module(f"{__package__}.formats.{FORMATS[name].module}")
     try:
         data: Data = module.load(*value, **options.arguments(supported))
     except OSError as error:

@@ -126,8 +126,8 @@ def read_tokenizer(file: Path) -> Any:
     tokenizers = library()
     if not file.is_file():
         raise TutelageError(
-            f"text: there is no {file}; write one in Python, tutelage.data.text.make_tokenizer({str(file.parent)!r}), "
-            "or copy the one of a pretrained network"
+            f"text: there is no {file}; write one in Python, "
+            f"tutelage.data.formats.text.make_tokenizer({str(file.parent)!r}), or copy the one of a pretrained network"
         )
     try:
         return tokenizers.Tokenizer.from_file(str(file))

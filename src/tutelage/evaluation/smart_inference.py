@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tutelage.data.ean13 import Checksum
+from tutelage.data.formats.ean13 import Checksum
 from tutelage.errors import TutelageError
 
 MOST_CANDIDATES = 10  # of which 2^K strings are evaluated

@@ -18,7 +18,7 @@ from tutelage.config import Config, Hardware, read_config
 from tutelage.data.batch import UNLABELLED
 from tutelage.data.data import Data
 from tutelage.data.decode import Encoded, ImageFiles, decodes, read_headers
-from tutelage.data.folder import SUFFIXES
+from tutelage.data.formats.folder import SUFFIXES
 from tutelage.data.split import Split
 from tutelage.data.whole_images import WholeImages
 from tutelage.errors import TutelageError, TutelageWarning

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from tutelage.data.batch import UNLABELLED
-from tutelage.data.ean13 import EAN13
+from tutelage.data.formats.ean13 import EAN13
 from tutelage.evaluation.json_numbers import json_number
 from tutelage.evaluation.smart_inference import Reading, most_probable, read
 from tutelage.tasks.metric import Curve, Metric

@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from tutelage.data.formats.npz import Archive
 from tutelage.data.memory import check_unpacked
 from tutelage.data.npy import DAMAGE, read_npy
-from tutelage.data.npz import Archive
 from tutelage.errors import TutelageError, one_line
 from tutelage.files import as_path
 from tutelage.parsing import parse_json

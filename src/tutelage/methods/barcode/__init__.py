@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tutelage.data.ean13 import EAN13
+from tutelage.data.formats.ean13 import EAN13
 from tutelage.evaluation.smart_inference import read
 from tutelage.methods import Positive, Share, method
 from tutelage.models.tapped import Tapped

@@ -15,7 +15,7 @@ from torch import Tensor
 from tutelage.data.arrays import VOID
 from tutelage.data.batch import UNLABELLED
 from tutelage.data.decode import centre_square, decodes, open_image, read_headers, turned
-from tutelage.data.folder import Files
+from tutelage.data.formats.folder import Files
 from tutelage.errors import TutelageError
 
 MODES = ("1", "L", "P")  # of Pillow: two levels, grey, and indices of a palette

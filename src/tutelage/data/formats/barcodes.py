@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tutelage.data.data import Data, Split
-from tutelage.data.ean13 import modules, with_check_digit
+from tutelage.data.formats.ean13 import modules, with_check_digit
 from tutelage.data.modality import Pixels
 from tutelage.data.targets import Strings
 from tutelage.data.views.draws import hash_numbers

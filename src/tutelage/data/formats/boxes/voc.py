@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tutelage.data.boxes.annotated import AnnotatedImage, Box, images_by_stem
-from tutelage.data.boxes.xml import Element, parse
+from tutelage.data.formats.boxes.annotated import AnnotatedImage, Box, images_by_stem
+from tutelage.data.formats.boxes.xml import Element, parse
 from tutelage.data.targets.boxes import DIFFICULT, OBJECT
 from tutelage.errors import TutelageError
 from tutelage.files import read_file

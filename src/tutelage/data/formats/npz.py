@@ -11,7 +11,7 @@ from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile
 from tutelage.data.arrays import Array, as_index, check_unique
 from tutelage.data.batch import UNLABELLED
 from tutelage.data.data import Data, Split, default_class_names
-from tutelage.data.infer import infer_modality, infer_targets, targets_named
+from tutelage.data.formats.infer import infer_modality, infer_targets, targets_named
 from tutelage.data.memory import check_unpacked
 from tutelage.data.npy import DAMAGE, read_npy
 from tutelage.data.targets import Classes

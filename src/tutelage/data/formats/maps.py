@@ -16,8 +16,8 @@ from torch import Tensor
 from tutelage.data.assemble import Reading, read_images
 from tutelage.data.data import Data, Split
 from tutelage.data.decode import Header, open_image, read_headers, scaled_size, upright
-from tutelage.data.fixations import SHARE_OF_DEGREE, fixation_planes, read_fixations
-from tutelage.data.folder import SUFFIXES, Files
+from tutelage.data.formats.fixations import SHARE_OF_DEGREE, fixation_planes, read_fixations
+from tutelage.data.formats.folder import SUFFIXES, Files
 from tutelage.data.memory import check_fits
 from tutelage.data.stratified import split_off_test
 from tutelage.data.targets import Maps

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tutelage.data.boxes.annotated import AnnotatedImage, Box
+from tutelage.data.formats.boxes.annotated import AnnotatedImage, Box
 from tutelage.data.targets.boxes import CROWD, DIFFICULT, OBJECT
 from tutelage.errors import TutelageError
 from tutelage.files import read_file

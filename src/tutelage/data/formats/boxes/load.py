@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from tutelage.data.assemble import Reading, assemble
-from tutelage.data.boxes import coco, voc
-from tutelage.data.boxes.annotated import AnnotatedImage, Box
 from tutelage.data.data import Data
 from tutelage.data.decode import decodes, read_headers
-from tutelage.data.letterbox import LetterboxedFiles, Placement, placement
+from tutelage.data.formats.boxes import coco, voc
+from tutelage.data.formats.boxes.annotated import AnnotatedImage, Box
+from tutelage.data.formats.boxes.letterbox import LetterboxedFiles, Placement, placement
 from tutelage.data.targets.boxes import COLUMNS, Boxes
 from tutelage.errors import TutelageError, TutelageWarning
 

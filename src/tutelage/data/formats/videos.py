@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from tutelage.data.data import Data, Split
-from tutelage.data.folder import SUFFIXES, Files
-from tutelage.data.frame_files import read_frames
+from tutelage.data.formats.folder import SUFFIXES, Files
+from tutelage.data.formats.frame_files import read_frames
 from tutelage.data.frames import SEARCH, Frames
 from tutelage.data.stratified import split_off_test
 from tutelage.data.targets import Track

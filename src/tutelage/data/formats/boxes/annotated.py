@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from tutelage.data.folder import SUFFIXES
+from tutelage.data.formats.folder import SUFFIXES
 from tutelage.errors import TutelageError
 
 

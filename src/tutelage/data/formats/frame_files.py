@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tutelage.data.assemble import IN_MEMORY, decoded
 from tutelage.data.decode import open_image, read_headers, upright
-from tutelage.data.folder import Files
+from tutelage.data.formats.folder import Files
 from tutelage.errors import TutelageError
 
 

@@ -12,8 +12,8 @@ from tutelage.data.arrays import VOID
 from tutelage.data.assemble import Reading, assemble
 from tutelage.data.batch import UNLABELLED
 from tutelage.data.data import Data
-from tutelage.data.folder import SUFFIXES, WITHOUT_LABELS, Files
-from tutelage.data.mask_files import MaskedImages
+from tutelage.data.formats.folder import SUFFIXES, WITHOUT_LABELS, Files
+from tutelage.data.formats.mask_files import MaskedImages
 from tutelage.data.targets import Masks
 from tutelage.errors import TutelageError, TutelageWarning
 from tutelage.files import read_file

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tutelage.data.assemble import Reading, assemble
 from tutelage.data.data import Data
-from tutelage.data.text import TEXT_COLUMNS, text_data
+from tutelage.data.formats.text import TEXT_COLUMNS, text_data
 from tutelage.data.tokenizer import TOKENIZER, open_tokenizer
 from tutelage.errors import TutelageError, TutelageWarning, one_line
 from tutelage.files import as_path
