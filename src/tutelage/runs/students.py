@@ -104,8 +104,8 @@ def warn_if_costlier(student: Tapped, teachers: Sequence[Tapped], task: Task, da
     else:
         return
     warnings.warn(
-        f"the student {name} {excess}: choose a smaller student if it should be cheaper, for example mobilenetv2x0.5 "
-        "or resnet8x0.5",
+        f"the student {name} {excess}: choose a smaller student if it should be cheaper; "
+        "tutelage models lists networks",
         TutelageWarning,
         stacklevel=2,
     )
