@@ -16,7 +16,7 @@ from tutelage.evaluation.detection.detect import detect
 from tutelage.evaluation.json_numbers import json_number, json_numbers
 from tutelage.models.centre_points import GEOMETRY
 from tutelage.models.outputs import Outputs
-from tutelage.tasks._detections_drawn import drawn
+from tutelage.tasks._detection_drawings import draw_detections
 from tutelage.tasks.drawing import Drawing
 from tutelage.tasks.metric import Curve, Metric
 from tutelage.tasks.task import Compute, Task
@@ -99,7 +99,7 @@ class Detection(Task):
 
     def drawings(self, model: nn.Module, split: Split, data: Data, compute: Compute) -> Sequence[Drawing]:
         """Images with their boxes and the detections, those with the most mistakes first."""
-        return drawn(self._detections(model, split, compute).cpu(), split, data.classes)
+        return draw_detections(self._detections(model, split, compute).cpu(), split, data.classes)
 
     def _precision(self, model: nn.Module, split: Split, data: Data, compute: Compute) -> AveragePrecision:
         return average_precision(self._detections(model, split, compute), split.labels, data.num_classes)

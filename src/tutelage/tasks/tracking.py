@@ -102,7 +102,7 @@ class Tracking(Task):
             ),
             "centre_error": Metric("mean centre error in pixels", "lower"),
             "centre_error_without_window": Metric("mean centre error in pixels without window", "lower"),
-            "fixed_average_overlap": Metric("average overlap of the first box, kept", None, percent=True),
+            "fixed_average_overlap": Metric("average overlap of a box that never moves", None, percent=True),
             "success_curve": Curve("share of frames by the overlap that they exceed"),
             "overlap_of_videos": Curve("average overlap of each video"),
             "teacher_average_overlap": Metric("the teacher's average overlap", None, percent=True),
@@ -174,7 +174,7 @@ class Tracking(Task):
         return result
 
     def chance_level(self, data: Data) -> float | None:
-        """The overlap of the first box, kept in all frames, plus a margin."""
+        """The overlap of a box that never moves, plus a margin."""
         return float(measured(unmoved(data.test), data.test)[0]["overlap"]) + MARGIN
 
     def drawings(self, model: nn.Module, split: Split, data: Data, compute: Compute) -> Sequence[Drawing]:

@@ -20,7 +20,7 @@ TRUE, IGNORED, FOUND = (0, 190, 255), (150, 150, 150), (255, 130, 0)
 SIDE = 480  # pixels that the longer side of a drawing has at least
 
 
-def drawn(detections: Tensor, split: Split, classes: Sequence[str]) -> list[Drawing]:
+def draw_detections(detections: Tensor, split: Split, classes: Sequence[str]) -> list[Drawing]:
     """The images with the most mistakes, and some of the others.
 
     A mistake is an object that no detection with a score of at least 0.3 finds with an IoU of 0.5, or such a detection
