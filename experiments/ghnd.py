@@ -8,40 +8,35 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from functools import lru_cache
 from pathlib import Path as FilePath
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from experiments.digit_scenes import scenes
 from experiments.paired import Experiment, main
-from tutelage.config import Hardware, Recipe
+from experiments.split_detectors import GHND, HND, LABELS, LOSSES, ROWS, WHOLE, SplitDetectors, precision_of
+from tutelage.config import Recipe
 from tutelage.data import Data
 from tutelage.evaluation.predict import predict_roles
-from tutelage.methods.ghnd import ghnd
 from tutelage.methods.ghnd.delay import Path
 from tutelage.methods.ghnd.neural_filter import NeuralFilter, object_probability
 from tutelage.methods.ghnd.objects import has_object, roc_auc
 from tutelage.methods.ghnd.split import SplitNetwork
 from tutelage.models.tapped import Tapped
-from tutelage.models.zoo import build
 from tutelage.report.markdown import Column
-from tutelage.tasks import Compute, find_task
-from tutelage.training import Learner, Run
 
-NETWORK = "centre10x0.25"
-TEACHER = Recipe(epochs=16, batch_size=16, lr=0.1, clip=2.0)
-STUDENT = Recipe(epochs=8, batch_size=16)
+DIGITS = SplitDetectors(
+    scenes,
+    "centre10x0.25",
+    teacher=Recipe(epochs=16, batch_size=16, lr=0.1, clip=2.0),
+    student=Recipe(epochs=8, batch_size=16),
+)
 CHANNELS = 3
 RECALL = 0.95
 RATE = 100_000.0  # bits a second
 DEVICE, SERVER = 1e9, 1e11  # operations a second
 
-WHOLE, GHND, HND, LABELS = "teacher", "GHND", "HND", "task loss"
-ROWS = (WHOLE, GHND, HND, LABELS)
-LOSSES: Mapping[str, Any] = {GHND: "ghnd", HND: "hnd", LABELS: "labels"}
 RATES = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)  # of Adam
 FILTER_RATES = (1e-2, 5e-2)
 BEST: Mapping[str, float] = {GHND: 1e-1, HND: 3e-2, LABELS: 3e-2}  # by ``tune``
@@ -49,49 +44,13 @@ BEST_FILTER = 1e-2
 TUNING_SEED = 100
 
 
-def new_run(data: Data, seed: int, recipe: Recipe, teacher: Tapped | None = None) -> Run:
-    """A run with a recipe."""
-
-    def network() -> Tapped:
-        module = build(NETWORK, num_classes=data.num_classes, input_shape=data.input_shape)
-        return Tapped(module, *data.mean_std)
-
-    hardware = Hardware(device="cpu", precision="float32", workers=0)
-    teachers = [] if teacher is None else [teacher]
-    run = Run(data, network, teachers, recipe=recipe, hardware=hardware, seed=seed)
-    run.begin(find_task("detection"))
-    return run
-
-
-@lru_cache(maxsize=1)
-def teacher_of(seed: int) -> tuple[Data, Tapped]:
-    """The scenes, and a detector trained on them."""
-    data = scenes(seed)
-    run = new_run(data, seed, TEACHER)
-    teacher = run.student()
-    run.fit(Learner(teacher, None, run.label_terms()))
-    return data, teacher
-
-
-def precision_of(model: Tapped, data: Data, split: str) -> float:
-    """Average precision on a split."""
-    return find_task("detection").score(model, data.splits[split], data, Compute("cpu", workers=0))
-
-
-def student_of(row: str, seed: int, lr: float, **settings: Any) -> tuple[Run, Tapped]:
-    """Train a row's student under the seed's teacher."""
-    data, teacher = teacher_of(seed)
-    run = new_run(data, seed, STUDENT, teacher)
-    return run, ghnd(run, loss=LOSSES[row], channels=CHANNELS, lr=lr, **settings)
-
-
 def measure(condition: str, row: str, seed: int, folder: FilePath) -> dict[str, float]:
     """Train and measure a row; nothing is written to the folder."""
-    data, teacher = teacher_of(seed)
+    data, teacher = DIGITS.teacher_of(seed)
     if row == WHOLE:
         return {"ap": precision_of(teacher, data, "test")}
     settings = {"filter_recall": RECALL, "filter_lr": BEST_FILTER} if row == GHND else {}
-    run, student = student_of(row, seed, BEST[row], **settings)
+    run, student = DIGITS.student_of(row, seed, BEST[row], CHANNELS, **settings)
     halves = SplitNetwork(student)
     notes, module = run.notes, halves.bottleneck.filter
     head, tail = notes["flops"]["head"] / DEVICE, notes["flops"]["tail"] / SERVER
@@ -128,14 +87,14 @@ def filter_metrics(student: Tapped, module: NeuralFilter, data: Data) -> dict[st
 
 def tune() -> None:
     """Print the held-out average precision of each row at each learning rate, on a seed that is not reported."""
-    data, teacher = teacher_of(TUNING_SEED)
+    data, teacher = DIGITS.teacher_of(TUNING_SEED)
     print("teacher", precision_of(teacher, data, "validation"), flush=True)
     for row in LOSSES:
         for lr in RATES:
-            _, student = student_of(row, TUNING_SEED, lr)
+            _, student = DIGITS.student_of(row, TUNING_SEED, lr, CHANNELS)
             print(row, lr, precision_of(student, data, "validation"), flush=True)
     for lr in FILTER_RATES:
-        run, _ = student_of(HND, TUNING_SEED, RATES[1], filter_recall=RECALL, filter_lr=lr)
+        run, _ = DIGITS.student_of(HND, TUNING_SEED, RATES[1], CHANNELS, filter_recall=RECALL, filter_lr=lr)
         print("filter", lr, run.notes["filter"], flush=True)
 
 
