@@ -50,6 +50,18 @@ class TinyNet(nn.Module):
         return logits
 
 
+@pytest.fixture(scope="module", autouse=True)
+def random_numbers_of_module() -> None:
+    """Fixtures of a module draw the same random numbers, whichever tests ran before in the process."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def random_numbers_of_test() -> None:
+    """As ``random_numbers_of_module``, for each test."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture
 def tiny_data() -> Data:
     """48 training, 16 held-out and 16 test images, grey 8x8, of four classes: flat, stripes both ways, a chessboard."""

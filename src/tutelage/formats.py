@@ -31,10 +31,9 @@ class Format:
 FORMATS: Mapping[str, Format] = MappingProxyType(
     {
         "digits": Format("", "digits"),
-        "barcodes": Format("[:SEVERITY]", "barcodes"),
+        "folder": Format(":FOLDER", "folder", ALL),
         "idx": Format(":FOLDER", "idx"),
         "npz": Format(":FILE", "npz"),
-        "folder": Format(":FOLDER", "folder", ALL),
         "hf": Format(":REPO", "hf", ALL - {"test"}),
         "text": Format(":FOLDER", "text"),
         "wav": Format(":FOLDER", "wav"),
@@ -42,6 +41,7 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
         "masks": Format(":FOLDER", "masks", ALL),
         "boxes": Format(":FOLDER", "boxes.load", ALL),
         "frames": Format(":FOLDER", "videos", frozenset(("image_size", "test"))),
+        "barcodes": Format("[:SEVERITY]", "barcodes"),
     }
 )
 

@@ -68,7 +68,8 @@ def build(
             _check_size(name, build)
             return build()
     examples = [example for family in families().values() for example in family.examples]
-    listed = {family.examples[0] for family in families().values()} | {*get_close_matches(name, examples, 1, 0.5)}
+    similar = get_close_matches(name, examples, 6, 0.5)  # all families would be too many for one line
+    listed = similar or [family.examples[0] for family in families().values()]
     elsewhere = "tutelage models lists more; your own networks are module:attr, others timm/NAME or hf/NAME."
     raise unknown("model", name, listed, elsewhere)
 
