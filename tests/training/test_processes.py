@@ -26,7 +26,7 @@ from tutelage.training.processes import Processes
 
 SCRIPT = textwrap.dedent(
     """
-    import json, os, shutil, sys
+    import atexit, json, os, shutil, sys
     from pathlib import Path
     import torch
     from torch import nn
@@ -37,6 +37,11 @@ SCRIPT = textwrap.dedent(
 
     torch.set_num_threads(1)
     out, rank = Path(sys.argv[1]), int(os.environ.get("RANK", "0"))
+
+    @atexit.register  # the first function that is registered is the last one that runs
+    def note_end():
+        (out / f"member{rank}.json").write_text(json.dumps(torch.distributed.is_initialized()))
+
     generator = torch.Generator().manual_seed(0)
 
     def split(size):
@@ -118,6 +123,7 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
 
     first, second = (json.loads((pair_folder / f"rank{rank}.json").read_text()) for rank in (0, 1))
     assert (first["world"], second["world"]) == (2, 2)
+    assert [(pair_folder / f"member{rank}.json").read_text() for rank in (0, 1)] == ["false", "false"]
     assert first["gradients"] == second["gradients"] == [True] * 9
     for method in ("plain", "hinton", "dml"):
         student, distributed = (

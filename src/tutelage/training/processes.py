@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -49,6 +50,7 @@ class Processes:
             raise TutelageError(
                 f"cannot join the {world} processes of WORLD_SIZE: {one_line(error)}; {_REMEDY}"
             ) from error
+        atexit.register(_leave)
         if state.num_processes != world:
             raise TutelageError(f"WORLD_SIZE is {world}, but {state.num_processes} processes have joined; {_REMEDY}")
         return cls(state.process_index, state.num_processes, state.device)
@@ -93,6 +95,12 @@ class Processes:
                     if type(module) in _SHARED:
                         stack.enter_context(_as_class(module, _SHARED[type(module)]))
             yield
+
+
+def _leave() -> None:
+    """Leave the other processes at the end of the program: gloo's threads would abort a program that ends with them."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 _REMEDY = "start the processes with accelerate launch or torchrun, or unset WORLD_SIZE for a single one"
