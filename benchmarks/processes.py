@@ -69,7 +69,7 @@ def allocator(short: bool) -> Numbers:
     measured: Numbers = {}
     for work, title in works.items():
         times: dict[str, list[float]] = {name: [] for name in titles}
-        for _ in range(1 if short else 7):
+        for _ in range(1 if short else 3):
             for name, seconds in times.items():
                 seconds.append(float(_python(_ALLOCATOR, work, name, "512" if short else "2560")))
         measured[title] = as_json({titles[name]: ratio_of(times[name], times["returned"]) for name in titles})
