@@ -29,6 +29,7 @@ from benchmarks.setting import device
 from benchmarks.steps import compiled, floor, loader, overhead, precision
 from benchmarks.students import students
 from benchmarks.time_to_accuracy import time_to_accuracy
+from tutelage.allocator import reuse_freed_memory
 from tutelage.config import Hardware
 from tutelage.training.hardware import resolve
 
@@ -86,6 +87,7 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", choices=[[], *PARTS], help="benchmarks to run (default: all)")
     parser.add_argument("--short", action="store_true", help="run as little as possible and write nothing")
     arguments = parser.parse_args()
+    reuse_freed_memory()  # as the command line does, for every variant alike
     console = Console()
     folder = FOLDER / "results" / ("" if device().type == "cpu" else "gpu")
     for name in arguments.parts or PARTS:

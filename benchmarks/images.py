@@ -18,7 +18,6 @@ from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.pairs import Numbers, compare
 from benchmarks.setting import BATCH, device
-from tutelage.allocator import reuse_freed_memory
 from tutelage.config import Hardware
 from tutelage.data import Batches, Data, Split, open_data
 from tutelage.data.pixel_cache import PixelCache
@@ -45,7 +44,6 @@ def images(short: bool) -> Numbers:
     torchvision's way is an ``ImageFolder`` with ``RandomResizedCrop``, ``RandomHorizontalFlip``, ``ToTensor`` and
     ``Normalize`` in a ``DataLoader``; its steps are written here with Pillow and torch, as torchvision does them.
     """
-    reuse_freed_memory()  # as the command line does
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         write_photos(root / "photos", 2 * BATCH if short else 2000)

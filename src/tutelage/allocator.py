@@ -15,7 +15,7 @@ def reuse_freed_memory() -> bool:
 
     By default glibc maps each block of more than 32 MiB and unmaps it when it is freed, so large tensors touch new
     pages, which the system must clear: more than half of the time of evaluating a ResNet-20 in batches of 512. Peak
-    memory grows by some percent. For processes of our own only: it changes the whole process. Variables of the
+    memory can grow. For processes of our own only: it changes the whole process. Variables of the
     environment such as ``MALLOC_TRIM_THRESHOLD_`` have priority, and other C libraries are left as they are.
     """
     if not sys.platform.startswith("linux") or any(name.startswith("MALLOC_") for name in os.environ):

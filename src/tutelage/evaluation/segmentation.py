@@ -54,8 +54,7 @@ def count_pixels(
 ) -> PixelCounts:
     """Predict every pixel of a split, and keep counts only.
 
-    Logit maps of another resolution than the masks are first interpolated bilinearly to theirs; the largest logit is
-    the prediction.
+    Logit maps are first interpolated bilinearly to the resolution of the masks; the largest logit is the prediction.
 
     Args:
         model: maps images to logits (B, C, h, w); on ``device`` already.

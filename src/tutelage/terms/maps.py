@@ -76,7 +76,7 @@ def map_logits(logits: Tensor) -> Tensor:
 
 
 def like(maps: Tensor, other: Tensor) -> Tensor:
-    """Maps (B, h, w), scaled bilinearly to the size of others (B, H, W) if theirs differs.
+    """Maps (B, h, w) at the resolution of other maps (B, H, W), interpolated bilinearly if it differs.
 
     Raises:
         TutelageError: the numbers of images differ.

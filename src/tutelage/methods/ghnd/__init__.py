@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from tutelage.data.split import Split
 from tutelage.errors import TutelageError
 from tutelage.evaluation.cost import flops
 from tutelage.methods import Positive, Share, method
@@ -98,7 +99,8 @@ def ghnd(
             f"ghnd copies the teacher, and the student, {type(student.module).__name__}, is another network than the "
             f"teacher, {type(teacher.module).__name__}, or has another normalisation; use the teacher's"
         )
-    if filter_recall is not None and (run.task.name != "detection" or run.data.validation is None):
+    held_out = run.data.validation
+    if filter_recall is not None and (run.task.name != "detection" or held_out is None):
         reason = "boxes" if run.task.name != "detection" else "a held-out split (--validation 0.1)"
         raise TutelageError(
             f"filter_recall={filter_recall:g} needs {reason}, and {run.data.name} has none; leave it out"
@@ -134,7 +136,9 @@ def ghnd(
         **_schedule("Adam", lr, (0.25, 0.75), weight_decay=0.0, warmup=min(1.0, run.epochs / 2)),
     )
     run.note(**_measured(run, student, teacher))
-    return student if filter_recall is None else _with_filter(run, student, layer, filter_recall, filter_lr)
+    if filter_recall is None or held_out is None:
+        return student
+    return _with_filter(run, student, layer, held_out, filter_recall, filter_lr)
 
 
 def _schedule(optimizer: str, lr: float, milestones: tuple[float, ...], **changes: Any) -> dict[str, Any]:
@@ -199,13 +203,11 @@ def _measured(run: Run, student: Tapped, teacher: Tapped) -> dict[str, Any]:
     }
 
 
-def _with_filter(run: Run, student: Tapped, layer: str, recall: float, lr: float) -> Tapped:
+def _with_filter(run: Run, student: Tapped, layer: str, held_out: Split, recall: float, lr: float) -> Tapped:
     """Train a neural filter in front of the encoder, and choose its threshold."""
     neural_filter.apply(student.module, run.example(student), layer=layer)
     student = student.rewrapped().to(student.mean.device)
-    module = student.module.get_submodule(f"{layer}.filter")
-    assert isinstance(module, NeuralFilter)
-    assert run.data.validation is not None
+    module = cast(NeuralFilter, student.module.get_submodule(f"{layer}.filter"))
     fitted = run.fit(
         Learner(
             student, None, {"filter": ObjectCrossEntropy()}, trainable=lambda name: name.startswith(f"{layer}.filter.")
@@ -218,7 +220,6 @@ def _with_filter(run: Run, student: Tapped, layer: str, recall: float, lr: float
     device = student.mean.device
     images = run.task.samples(student, run.data, run.data.train, 1)
     run.note(
-        filter=set_threshold(student, module, run.data.validation, recall, device)
-        | {"flops": flops(_Head(student, ROLE), images)}
+        filter=set_threshold(student, module, held_out, recall, device) | {"flops": flops(_Head(student, ROLE), images)}
     )
     return student.rewrapped().to(device)  # another object: the selected epoch is that of the filter

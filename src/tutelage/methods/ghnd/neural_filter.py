@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -73,9 +73,7 @@ class Gate:
 
     def __call__(self, network: nn.Module, _inputs: Any, outputs: Tensor) -> Tensor:
         """The output of the network, of the images that pass the filter; the empty prediction of the others."""
-        neural_filter = network.get_submodule(self.name)
-        assert isinstance(neural_filter, NeuralFilter)
-        return neural_filter.gate(outputs)
+        return cast(NeuralFilter, network.get_submodule(self.name)).gate(outputs)
 
 
 def object_probability(logits: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -65,8 +65,7 @@ class ObjectPresence(Task):
 
 
 def _probabilities(model: nn.Module, split: Split, device: torch.device | str) -> Tensor:
-    assert isinstance(model, Tapped)
-    return object_probability(predict_roles(model, split, (ROLE,), device=device))
+    return object_probability(predict_roles(cast(Tapped, model), split, (ROLE,), device=device))
 
 
 def roc_auc(scores: Tensor, positive: Tensor) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor
 
@@ -33,9 +35,7 @@ class SplitNetwork:
             raise TutelageError(
                 f"{type(model.module).__name__} has {len(layers)} bottlenecks; train it with method=ghnd"
             )
-        module = model.module.get_submodule(layers[0])
-        assert isinstance(module, Bottleneck)
-        self.bottleneck, self.layer = module, layers[0]
+        self.bottleneck, self.layer = cast(Bottleneck, model.module.get_submodule(layers[0])), layers[0]
         self.model = model.with_roles({CODE: f"{layers[0]}.encoder"}).to(model.mean.device)
 
     @torch.no_grad()
