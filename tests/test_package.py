@@ -21,7 +21,17 @@ def test_versions_agree() -> None:
 
 def test_every_dependency_is_pinned() -> None:
     pins = re.findall(r"^([\w.-]+)==", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
-    extras = ("onnx", "lightning", "ray", "tensorboard", "text", "frame", "docs", "dev")  # timm and hf are not tested
+    extras = (
+        "detection",
+        "onnx",
+        "lightning",
+        "ray",
+        "tensorboard",
+        "text",
+        "frame",
+        "docs",
+        "dev",
+    )  # timm and hf are not tested
     requirements = PROJECT["dependencies"] + [
         line for extra in extras for line in PROJECT["optional-dependencies"][extra]
     ]

@@ -23,6 +23,8 @@ from tutelage.tasks.task import Compute, Task
 from tutelage.terms.centre_points import CentreLoss
 from tutelage.terms.term import Term
 
+FEW_DETECTIONS = (1, 10)  # of each class in each image, for which COCO states the average recall, too
+
 
 class Detection(Task):
     """Boxes of objects, judged by COCO's average precision; the network returns a map of centre points.
@@ -38,7 +40,12 @@ class Detection(Task):
             "ap75": Metric("average precision at IoU 0.75", "higher", percent=True),
             "ar100": Metric("average recall of 100 detections", "higher", percent=True),
             **{
-                f"ap_{name}": Metric(f"average precision of {name} objects", "higher", percent=True, in_studies=False)
+                f"ar{most}": Metric(f"average recall of {most} detections", "higher", percent=True, in_studies=False)
+                for most in FEW_DETECTIONS
+            },
+            **{
+                f"{short}_{name}": Metric(f"{title} of {name} objects", "higher", percent=True, in_studies=False)
+                for short, title in (("ap", "average precision"), ("ar", "average recall"))
                 for name in AREA_RANGES
             },
             "ap_by_class": Curve("average precision of each class"),
@@ -80,8 +87,9 @@ class Detection(Task):
         """Compute all metrics; a class without an object in the split is left out of their means."""
         detections, boxes = self._detections(model, split, compute), split.labels
         every = average_precision(detections, boxes, data.num_classes)
+        few = {most: average_precision(detections, boxes, data.num_classes, most=most) for most in FEW_DETECTIONS}
         by_area = {
-            f"ap_{name}": json_number(average_precision(detections, boxes, data.num_classes, area_range=bounds).mean)
+            name: average_precision(detections, boxes, data.num_classes, area_range=bounds)
             for name, bounds in AREA_RANGES.items()
         }
         metrics = {
@@ -90,7 +98,9 @@ class Detection(Task):
             "ap50": json_number(every.at(0.5)),
             "ap75": json_number(every.at(0.75)),
             "ar100": json_number(every.mean_recall),
-            **by_area,
+            **{f"ar{most}": json_number(result.mean_recall) for most, result in few.items()},
+            **{f"ap_{name}": json_number(result.mean) for name, result in by_area.items()},
+            **{f"ar_{name}": json_number(result.mean_recall) for name, result in by_area.items()},
             "ap_by_class": json_numbers(every.by_class),
         }
         if teacher is not None:

@@ -31,7 +31,7 @@ class AveragePrecision:
 
     Attributes:
         precision: (C, T): the mean, over 101 recalls, of the largest precision at this recall or a higher one.
-        recall: (C, T): the share of the boxes that were found by at most 100 detections of each image and class.
+        recall: (C, T): the share of the boxes that were found by the detections of each image and class that count.
         thresholds: (T,) IoU.
     """
 
@@ -66,6 +66,7 @@ def average_precision(
     *,
     thresholds: Tensor = THRESHOLDS,
     area_range: tuple[float, float] = EVERY_AREA,
+    most: int = MOST_DETECTIONS,
 ) -> AveragePrecision:
     """COCO's average precision of the detections in all images.
 
@@ -76,8 +77,9 @@ def average_precision(
         thresholds: (T,) of the IoU.
         area_range: the areas that count. COCO takes the areas of segmentations from its file; here they are those of
             the boxes.
+        most: the detections of one class in one image that count, those with the highest scores.
     """
-    detections = _sorted(detections)
+    detections = _sorted(detections, most)
     size = max(1, CHUNK // max(1, detections.shape[1] * boxes.shape[1] * len(thresholds)))
     parts = [
         match(d, b, thresholds=thresholds, area_range=area_range)
@@ -101,19 +103,21 @@ def average_precision(
     )
 
 
-def _sorted(detections: Tensor) -> Tensor:
-    """Each image's detections by falling score, equals in their order; of each class the first 100."""
+def _sorted(detections: Tensor, most: int) -> Tensor:
+    """Each image's detections by falling score, equals in their order; of each class the first ``most``."""
     order = detections[..., 4].argsort(dim=1, descending=True, stable=True)
     detections = detections.gather(1, order[..., None].expand_as(detections))
-    depth = detections.shape[1]
-    if depth <= MOST_DETECTIONS:
+    if detections.shape[1] <= most:
         return detections
     classes = detections[..., 5]
     surplus = torch.zeros_like(classes, dtype=torch.bool)
     for number in range(int(classes.max()) + 1):
         own = classes == number
-        surplus |= own & (own.cumsum(1) > MOST_DETECTIONS)
-    return torch.cat([detections[..., :5], classes.masked_fill(surplus, -1)[..., None]], 2)
+        surplus |= own & (own.cumsum(1) > most)
+    classes = classes.masked_fill(surplus, -1)
+    depth = int((classes >= 0).sum(1).max())  # matching takes a step for each of them
+    first = (classes < 0).byte().argsort(dim=1, stable=True)[:, :depth, None]
+    return torch.cat([detections[..., :5], classes[..., None]], 2).gather(1, first.expand(-1, -1, detections.shape[2]))
 
 
 def _curve(true: Tensor, ignored: Tensor, positives: int) -> tuple[Tensor, Tensor]:
