@@ -13,8 +13,10 @@ from torch import nn
 
 from tests.models.branching import zoo_network
 from tutelage.models.packed import bit_counts, save_packed
-from tutelage.models.packing import PACKED, index_width, pack, unpack
+from tutelage.models.packing import PACKED, SPARSE, index_width, pack, unpack
 from tutelage.models.quantised import quantised_layers
+from tutelage.models.surgery import mask
+from tutelage.models.surgery.mask import fixed_zeros
 from tutelage.models.surgery.quantise import apply
 from tutelage.models.weights import load_weights, read_metadata, read_state, save_weights
 
@@ -90,6 +92,64 @@ def test_counts_of_bits() -> None:
     assert [index_width(groups, 8) for groups in (1, 2, 3, 4, 5, 8)] == [0, 1, 2, 2, 3, 0]
     plain = bit_counts(nn.Linear(3, 2))
     assert plain["total"] == plain["float"] == plain["rest"] == 8 * 32
+
+
+def masked() -> nn.Module:
+    """Three masked layers: one of five weights for each pair, one of all its weights, and one of none."""
+    torch.manual_seed(0)
+    result = nn.Sequential(nn.Conv2d(2, 7, 3), nn.Conv2d(7, 3, (1, 5)), nn.Flatten(), nn.Linear(6, 5), nn.Linear(5, 4))
+    for layer, rows, columns, keep in (
+        ("1", [2, 1], [3, 4], [0, 1, 1, 0]),
+        ("3", [5], [6], [1]),
+        ("4", [4], [5], [0]),
+    ):
+        mask.apply(result, torch.rand(1), layer=layer, outputs=rows, inputs=columns, keep=keep)
+    return result
+
+
+def test_zeros_of_masks_are_not_in_the_file(tmp_path: Path) -> None:
+    original, file = masked(), tmp_path / "p.safetensors"
+    size = save_packed(file, original, {"model": "x"})
+    assert size == file.stat().st_size
+    stored = load_file(file)
+    assert len(stored["1.weight_values"]) == 5 * (2 * 4 + 1 * 3)
+    assert [len(stored[f"{layer}.weight_values"]) for layer in "34"] == [30, 0]
+    assert [len(stored[f"{layer}.weight_mask"]) for layer in "134"] == [3, 4, 3]  # 21, 30 and 20 bits
+    assert fixed_zeros(original) == 5 * (2 * 3 + 1 * 4) + 20
+    save_weights(tmp_path / "plain.safetensors", original, {})
+    ordinary, packed = (read_state(tmp_path / f"{name}.safetensors")[0] for name in ("plain", "p"))
+    assert ordinary.keys() == packed.keys()
+    assert all(torch.equal(value, packed[key]) for key, value in ordinary.items())
+    other = masked()
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.fill_(1)
+    assert load_weights(file, other)["model"] == "x"
+    assert all(torch.equal(value, ordinary[key]) for key, value in other.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda state, layers: state.pop("1.weight_mask"),
+        lambda state, layers: state.update({"1.weight_mask": state["1.weight_mask"][:-1]}),
+        lambda state, layers: state.update({"1.weight_mask": state["1.weight_mask"].float()}),
+        lambda state, layers: state.update({"1.weight_mask": ~state["1.weight_mask"]}),
+        lambda state, layers: state.update({"1.weight_values": state["1.weight_values"][1:]}),
+        lambda state, layers: layers.update({"1": [7, 4, 1, 5]}),
+        lambda state, layers: layers.update({"1": [3]}),
+        lambda state, layers: layers.update({"1": [2**40, 2**40, 1, 5]}),
+        lambda state, layers: layers.update({"1": "3751"}),
+    ],
+)
+def test_damaged_files_of_masked_layers_are_refused(damage: Any, tmp_path: Path, refused: Any) -> None:
+    file = tmp_path / "p.safetensors"
+    save_packed(file, masked(), {})
+    state, metadata = load_file(file), read_metadata(file)
+    damage(state, metadata[SPARSE])
+    save_file(state, file, {"tutelage": json.dumps(metadata)})
+    with refused("p.safetensors", "damaged", "save them again"):
+        read_state(file)
 
 
 def test_networks_without_quantised_layers_are_refused(tmp_path: Path, refused: Any) -> None:

@@ -13,7 +13,7 @@ from torch import nn
 
 from tutelage.config import Config, Hardware, Recipe
 from tutelage.data import Data
-from tutelage.evaluation.cost import parameters
+from tutelage.evaluation.cost import flops, parameters
 from tutelage.methods import find
 from tutelage.models.surgery import applied_operations
 from tutelage.models.tapped import Tapped
@@ -56,6 +56,25 @@ def test_pruning_uses_the_tolerance(make_run: Callable[..., Run], trained_model:
     student = find("lre_amc")(run, dense="teacher", tolerance=1.0, floor=3)
     assert run.fits == []  # no accuracy is below this
     assert (student.module.conv1.out_channels, student.module.conv2.out_channels) == (3, 3)
+
+
+@pytest.mark.parametrize("resource", ["flops", "parameters"])
+def test_pruning_ends_at_the_target(
+    resource: str, make_run: Callable[..., Run], trained_model: Callable[..., Tapped]
+) -> None:
+    def cost(model: Tapped) -> float:
+        return flops(model, torch.rand(1, 1, 8, 8)) if resource == "flops" else parameters(model)
+
+    settings = {"dense": "teacher", "tolerance": 1.0, "keep": 0.9, "resource": resource}
+    teacher = trained_model(2, width=12)
+    run = make_run(teacher, student=lambda: trained_model(2, width=12))
+    costs = [cost(find("lre_amc")(run, target=target, **settings)) / cost(teacher) for target in (0.7, 0.4)]
+    assert 0.6 < costs[0] <= 0.7  # a step is one unit of a layer of 12 or of 24
+    assert 0.3 < costs[1] <= 0.4
+    # If accuracy ends it earlier, the target does not matter.
+    settings |= {"tolerance": 0.0, "repair_epochs": 0}
+    early, other = (find("lre_amc")(run, target=target, **settings) for target in (0.05, None))
+    assert cost(early) == cost(other) > 0.05 * cost(teacher)
 
 
 def test_failed_repair_restores_the_network(
@@ -129,7 +148,7 @@ def test_unsuitable_runs_are_refused(
     flat = nn.Sequential(nn.Flatten(), nn.Linear(64, 4))
     with refused("Sequential has no layer", "not coupled by a sum"):
         find("lre_amc")(make_run(student=lambda: Tapped(flat)))
-    for other in (tiny_model(1, width=5), Tapped(flat), Tapped(tiny_model(1, width=6).module, [0.9], [0.1])):
+    for other in (tiny_model(1, width=5), Tapped(flat), tiny_model(1, width=6).with_size((4, 4))):
         with refused("dense=teacher", "TinyNet", "dense=trained"):
             find("lre_amc")(make_run(other), dense="teacher")
     with refused("needs a teacher"):

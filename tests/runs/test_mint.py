@@ -15,7 +15,7 @@ from tutelage.config import Config, Hardware, Recipe
 from tutelage.data import Data, Split, open_data
 from tutelage.methods import find
 from tutelage.models.surgery import applied_operations
-from tutelage.models.surgery.mask import Masked
+from tutelage.models.surgery.mask import Masked, fixed_zeros
 from tutelage.models.tapped import Tapped
 from tutelage.runs.execute import execute
 from tutelage.runs.models import open_model
@@ -63,6 +63,25 @@ def test_weights_are_cut_and_the_rest_is_trained(criterion: str, make_run: Calla
     assert run.notes["sparsity"] == pytest.approx(0.5 * (96 + 32) / total)
     assert len(run.notes["scores"]["3"]) == len(run.notes["scores"]["3"][0]) == 4
     assert 0 <= run.notes["pruned_accuracy"] <= 1
+
+
+@pytest.mark.parametrize("criterion", ["information", "magnitude"])
+@pytest.mark.parametrize("target", [0.96, 0.9])
+def test_so_many_weights_are_cut_that_the_target_is_met(
+    criterion: str, target: float, make_run: Callable[..., Run], tmp_path: Path
+) -> None:
+    run = make_run()
+    student = find("mint")(run, groups=4, target=target, cap=0.9, criterion=criterion, retrain_epochs=0)
+    whole = sum(parameter.numel() for parameter in layers().parameters())
+    remaining = whole - fixed_zeros(student.module)
+    assert remaining / whole == pytest.approx(1 - run.notes["sparsity"])
+    assert target - 0.06 < remaining / whole <= target  # equal scores are cut together
+    assert remaining == sum(int((parameter != 0).sum()) for parameter in student.module.parameters())
+
+
+def test_targets_beyond_the_cap_are_refused(make_run: Callable[..., Run], refused: Any) -> None:
+    with refused("mint cannot reduce Sequential to 0.5 of its parameters", "0.5 (cap)", "remain", "larger target"):
+        find("mint")(make_run(), groups=4, target=0.5, cap=0.5, retrain_epochs=0)
 
 
 def test_criteria_cut_different_weights_and_seeds_repeat(make_run: Callable[..., Run]) -> None:

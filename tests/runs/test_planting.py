@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from tutelage.config import Config, Hardware, Recipe
 from tutelage.data import Data, open_data
 from tutelage.evaluation import predict
-from tutelage.evaluation.cost import parameters
+from tutelage.evaluation.cost import flops, parameters
 from tutelage.methods import find
 from tutelage.models.export import export_onnx
 from tutelage.models.surgery import applied_operations
@@ -148,6 +148,40 @@ def test_the_budget_is_not_exceeded(make_run: Callable[..., Run], tiny_model: Ca
     assert parameters(student) <= max(sizes) <= start + 60
     assert set(run.notes["growth"][1]["losses"]) == {"conv1", "conv2"}
     assert set(run.notes["growth"][2]["losses"]) == {"conv2"}
+
+
+@pytest.mark.parametrize("resource", ["flops", "parameters"])
+def test_a_narrow_network_grows_to_the_target_in_equal_rounds(
+    resource: str, make_run: Callable[..., Run], tiny_model: Callable[..., Tapped]
+) -> None:
+    run = make_run(student=lambda: tiny_model(2, width=16))
+    whole = tiny_model(2, width=16)
+    images = torch.rand(1, 1, 8, 8)
+
+    def cost(model: Tapped) -> float:
+        return flops(model, images) if resource == "flops" else parameters(model)
+
+    settings = {"resource": resource, "target": 0.6, "narrow": 0.3, "channels": None, "rounds": 3, "tries": 1}
+    student = find("planting")(run, alpha=0, planting_epochs=1, patience=3, delta=0, fine_tune=None, **settings)
+    assert all(len(entry.get("losses", "1")) == 1 for entry in run.notes["growth"])
+    assert [len(fit.history) for fit in run.fits] == [3, 1, 1, 1, 3]
+    assert cost(student) <= 0.6 * cost(whole)
+    if resource == "parameters":
+        sizes = [entry["parameters"] / parameters(whole) for entry in run.notes["growth"]]
+        assert 0.22 < sizes[0] <= 0.3
+        steps = [0.6 - (0.6 - sizes[0]) * (1 - number / 3) for number in range(4)]
+        assert all(step - 0.08 < size <= step + 1e-6 for size, step in zip(sizes, steps, strict=True))
+
+
+def test_targets_that_cannot_be_grown_to_are_refused(make_run: Callable[..., Run], refused: Any) -> None:
+    with refused("target=0.5 needs a smaller network", "set narrow, below 0.5"):
+        find("planting")(make_run(), alpha=0, target=0.5)
+    with refused("target=0.5 needs a smaller network"):
+        find("planting")(make_run(), alpha=0, target=0.5, narrow=0.5)
+    with refused("channels=None", "set target and narrow"):
+        find("planting")(make_run(), alpha=0, channels=None)
+    with refused("cannot be reduced to 0.001"):
+        find("planting")(make_run(), alpha=0, narrow=0.001)
 
 
 def test_labels_alone_need_no_teacher(make_run: Callable[..., Run], trained_model: Callable[..., Tapped]) -> None:

@@ -57,6 +57,15 @@ def test_largest_filters_of_the_teacher_remain(make_run: Callable[..., Run], tin
     assert run.notes["widths"][0] == count < 12 == run.notes["widths_before"][0]
 
 
+def test_the_teachers_normalisation_comes_with_its_weights(
+    make_run: Callable[..., Run], tiny_data: Data, tiny_model: Any
+) -> None:
+    teacher = tiny_model(0, width=12).with_normalisation((0.2,), (0.7,))
+    assert not teacher.has_normalisation(*tiny_data.mean_std)
+    assert find("uniform_width")(make_run(teacher), start="teacher").has_normalisation((0.2,), (0.7,))
+    assert find("uniform_width")(make_run(teacher)).has_normalisation(*tiny_data.mean_std)
+
+
 def test_what_cannot_be_reached_is_refused(make_run: Callable[..., Run], tiny_model: Any, refused: Any) -> None:
     with refused("cannot be reduced to 0.001", "choose a larger target"):
         find("uniform_width")(make_run(tiny_model(0, width=12)), target=0.001)

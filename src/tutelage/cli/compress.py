@@ -110,5 +110,5 @@ def _print_table(compression: Compression) -> None:
     Terminal().print(table)
     for variant in compression.variants:
         if variant.packed is not None and not variant.name.endswith(" INT8"):
-            print_plain(f"{variant.name}: {size_text(variant.packed)} with weights of few bits ({PACKED})")
+            print_plain(f"{variant.name}: {size_text(variant.packed)} with packed weights ({PACKED})")
     print_plain(f"best compromise between {compression.metric.title} and latency: {knee.name}")

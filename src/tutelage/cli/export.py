@@ -20,7 +20,8 @@ def export(
     packed: Annotated[
         Path | None,
         typer.Option(
-            help="Weights file to write, with integers of few bits, for networks of the method low_bit.", **PATH_OPTION
+            help="Weights file to write, with integers of few bits or without zeros: low_bit and mint.",
+            **PATH_OPTION,
         ),
     ] = None,
     data: Annotated[
@@ -37,9 +38,9 @@ def export(
     ] = False,
     trust: TrustAll = False,
 ) -> None:
-    """Export a trained network to ONNX, including its normalization and calibration, or to a file of few bits."""
+    """Export a trained network to ONNX, including its normalization and calibration, or to a file of packed weights."""
     if onnx is None and packed is None:
-        raise TutelageError("name the file to write: --onnx FILE, or --packed FILE for a network of low_bit")
+        raise TutelageError("name the file to write: --onnx FILE, or --packed FILE for a network of low_bit or mint")
     if int8 and onnx is None:
         raise TutelageError("--int8 writes an ONNX file; name it with --onnx FILE")
     from tutelage.models.export import export_onnx

@@ -24,9 +24,9 @@ from tutelage.evaluation.cost import flops, parameters
 from tutelage.files import as_path
 from tutelage.methods import find
 from tutelage.models.onnx_network import OnnxNetwork, import_onnxruntime
-from tutelage.models.packed import save_packed
-from tutelage.models.quantised import quantised_layers
+from tutelage.models.packed import packable, save_packed
 from tutelage.models.surgery import applied_operations
+from tutelage.models.surgery.mask import fixed_zeros
 from tutelage.models.tapped import Tapped
 from tutelage.runs.classes import with_classes
 from tutelage.runs.int8 import export_int8
@@ -132,7 +132,7 @@ def _made(
         **fields,
     )
     packed = None
-    if quantised_layers(result.model.module):
+    if packable(result.model.module):
         metadata = weights_metadata(student, result.model, data, task)
         packed = save_packed(folder / way.name / PACKED, result.model.module, metadata)
     return (replace(variant, packed=packed) for variant in _exported(way.name, result.model, data, task, folder))
@@ -148,7 +148,7 @@ def _exported(name: str, model: Tapped, data: Data, task: Task, folder: Path) ->
             f"{name}{suffix}",
             measured.score,
             flops(model, example),
-            parameters(model),
+            parameters(model) - fixed_zeros(model.module),
             measured.size,
             measured.latency,
             str(file.relative_to(folder)),

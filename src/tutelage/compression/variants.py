@@ -20,12 +20,12 @@ class Variant:
         name: of its run, with " INT8" for its quantised file; "teacher" for the network itself.
         score: the main metric on the test split, computed by onnxruntime from the file; NaN without labels.
         flops: of one input, a multiply-add is 2; ``None`` if they vary.
-        parameters: the number of parameters.
+        parameters: the number of parameters that are not fixed at zero.
         size: of the ONNX file, in bytes.
         latency: of one input in onnxruntime with one thread, in milliseconds: the median.
         file: the ONNX file, relative to the folder of all results.
-        packed: the size of the file of its weights with integers of few bits (``models/packed.py``), in bytes; ``None``
-            if it has no quantised layer.
+        packed: the size of the file of its weights with integers of few bits or without zeros (``models/packed.py``),
+            in bytes; ``None`` if no layer is quantised or masked.
     """
 
     name: str

@@ -14,20 +14,22 @@ CHECKED_SAMPLES = 64  # for which the outputs of both networks must agree
 
 
 def start_from_teacher(run: Run, student: Tapped, teacher: Tapped) -> bool:
-    """Load the teacher's weights into the student, if it is the same network with the same normalisation.
+    """Give the student the teacher's weights and normalisation, if it is the same network.
 
     Returns:
-        Whether it is; otherwise the student's weights do not change.
+        Whether it is; otherwise the student does not change.
     """
     subset = run.data.train.subset(torch.arange(min(CHECKED_SAMPLES, len(run.data.train))))
-    initial = copy.deepcopy(student.module.state_dict())
+    initial = copy.deepcopy(student)
     try:
         student.module.load_state_dict(teacher.module.state_dict())
+        student.copy_normalisation(teacher)
         if torch.allclose(run.predict(student, subset), run.predict(teacher, subset), rtol=1e-3, atol=1e-4):
             return True
     except RuntimeError:  # other names or shapes
         pass
-    student.module.load_state_dict(initial)
+    student.module.load_state_dict(initial.module.state_dict())
+    student.copy_normalisation(initial)
     return False
 
 
@@ -35,6 +37,6 @@ def another_network(student: Tapped, teacher: Tapped, otherwise: str, setting: s
     """The error of the setting ``start=teacher`` where ``start_from_teacher`` is False; ``otherwise`` is a remedy."""
     return TutelageError(
         f"{setting}=teacher copies the teacher's weights, but the student, {type(student.module).__name__}, is another "
-        f"network than the teacher, {type(teacher.module).__name__}, or has another normalisation; use the same, "
+        f"network than the teacher, {type(teacher.module).__name__}, or takes images of another size; use the same, "
         f"or {setting}={otherwise}"
     )

@@ -1,4 +1,4 @@
-"""Weights files of quantised networks with integers of few bits, and the count of these bits."""
+"""Weights files with integers of few bits or without the zeros of masks, and the count of the bits of integers."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from torch import nn
 
 from tutelage.errors import TutelageError
 from tutelage.files import as_path, atomic_write
-from tutelage.models.packing import CODES, GROUPS, PACKED, index_width, pack
+from tutelage.models.packing import CODES, GROUPS, MASK, PACKED, SPARSE, VALUES, index_width, pack, without_zeros
 from tutelage.models.quantised import code_range, quantised_layers
+from tutelage.models.surgery.mask import masked_layers
 from tutelage.models.weights import encode_weights
 
 
@@ -22,14 +23,16 @@ def save_packed(
     metadata: Mapping[str, Any],
     write: Callable[[Path, bytes], None] = atomic_write,
 ) -> int:
-    """Write a quantised network as a safetensors file in which weights are integers of their own number of bits.
+    """Write a quantised or masked network as a smaller safetensors file.
 
-    Everything that opens weights files reads it as the file of the network with rounded weights, whose outputs are the
-    same. The float weights with which training would continue are not in it.
+    Weights of quantised layers are integers of their own number of bits; of masked layers (``surgery/mask.py``) only
+    the weights that are not fixed at 0 are in the file, with a bit for each pair of an output and an input. Everything
+    that opens weights files reads it as the file of the network with rounded weights, whose outputs are the same. The
+    float weights with which the training of a quantised network would continue are not in it.
 
     Args:
         path: the file; missing folders are created.
-        network: it has quantised layers (``surgery/quantise.py``).
+        network: it has quantised layers (``surgery/quantise.py``) or masked ones.
         metadata: as in ``save_weights``.
         write: writes the whole file at once.
 
@@ -37,12 +40,13 @@ def save_packed(
         The size of the file in bytes.
 
     Raises:
-        TutelageError: no layer is quantised, ``metadata`` is not JSON, or writing failed.
+        TutelageError: no layer is quantised or masked, ``metadata`` is not JSON, or writing failed.
     """
-    layers = quantised_layers(network)
-    if not layers:
+    layers, sparse = quantised_layers(network), masked_layers(network)
+    if not packable(network):
         raise TutelageError(
-            f"{type(network).__name__} has no quantised layer, so nothing can be packed; quantise it first"
+            f"{type(network).__name__} has no quantised layer and no masked one, so nothing can be packed; quantise it "
+            "first"
         )
     state = dict(network.state_dict())
     for name, layer in layers.items():
@@ -54,10 +58,22 @@ def save_packed(
         state[prefix + CODES] = pack(layer.codes().flatten().int() - low, layer.bits)
         if width := index_width(len(layer.weight_scale), len(layer.weight)):
             state[prefix + GROUPS] = pack(groups, width)
-    shapes = {name: {"bits": layer.bits, "shape": list(layer.weight.shape)} for name, layer in layers.items()}
-    data = encode_weights(state, {**metadata, PACKED: shapes}, f"this {type(network).__name__}")
+    for name, masked in sparse.items():
+        prefix = f"{name}." if name else ""
+        state[prefix + MASK], state[prefix + VALUES] = without_zeros(state.pop(f"{prefix}weight"), masked.mask)
+    formats = {
+        PACKED: {name: {"bits": layer.bits, "shape": list(layer.weight.shape)} for name, layer in layers.items()},
+        SPARSE: {name: list(layer.get_parameter("weight").shape) for name, layer in sparse.items()},
+    }
+    entries = {key: entry for key, entry in formats.items() if entry}
+    data = encode_weights(state, {**metadata, **entries}, f"this {type(network).__name__}")
     write(as_path(path), data)
     return len(data)
+
+
+def packable(network: nn.Module) -> bool:
+    """Whether ``save_packed`` makes a smaller file: a layer is quantised or masked."""
+    return bool(quantised_layers(network) or masked_layers(network))
 
 
 def bit_counts(network: nn.Module) -> dict[str, int]:

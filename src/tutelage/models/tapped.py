@@ -135,6 +135,10 @@ class Tapped(nn.Module):
         """A new ``Tapped`` of the same network with this normalisation, and the same size and roles named by hand."""
         return Tapped(self.module, mean, std, self._roles_argument or None, self.size)
 
+    def copy_normalisation(self, other: Tapped) -> None:
+        """Normalise inputs as another network does, from now on."""
+        self.mean, self.std, self._identity = other.mean.clone(), other.std.clone(), other._identity
+
     def with_size(self, size: tuple[int, int]) -> Tapped:
         """A new ``Tapped`` of the same network that resizes images to (height, width), with the same roles."""
         resized = Tapped(self.module, *self._mean_std, self._roles_argument or None, size)

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from tutelage.errors import TutelageError, one_line
-from tutelage.models.packing import PACKED, unpacked
+from tutelage.models.packing import unpacked
 from tutelage.parsing import parse_json
 
 # All metadata is under one key of the header: safetensors writes several keys in no fixed order, and equal weights must
@@ -46,7 +46,7 @@ def is_pickle(file: str) -> bool:
 
 
 def read_safetensors(file: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The state and the metadata of a safetensors file; integers of few bits are unpacked.
+    """The state and the metadata of a safetensors file; packed weights are unpacked.
 
     Raises:
         TutelageError: the file is damaged.
@@ -57,7 +57,7 @@ def read_safetensors(file: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
             state = {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118 (it is no dict)
     except (SafetensorError, OSError) as error:
         raise _damaged(file, error) from error
-    return unpacked(file, state, metadata[PACKED]) if PACKED in metadata else state, metadata
+    return unpacked(file, state, metadata), metadata
 
 
 def metadata_of(file: str) -> dict[str, Any]:

@@ -97,7 +97,7 @@ def ghnd(
     if not start_from_teacher(run, student, teacher):
         raise TutelageError(
             f"ghnd copies the teacher, and the student, {type(student.module).__name__}, is another network than the "
-            f"teacher, {type(teacher.module).__name__}, or has another normalisation; use the teacher's"
+            f"teacher, {type(teacher.module).__name__}, or takes images of another size; use the teacher's"
         )
     held_out = run.data.validation
     if filter_recall is not None and (run.task.name != "detection" or held_out is None):

@@ -17,6 +17,7 @@ from tutelage.evaluation.metrics import accuracy
 from tutelage.evaluation.predict import labelled_samples
 from tutelage.methods import Positive, Share, method
 from tutelage.methods._start import another_network, start_from_teacher
+from tutelage.methods._widths import Resource, cost_of
 from tutelage.methods.lre_amc.compensation import compensate, second_moments
 from tutelage.methods.lre_amc.redundancy import eliminate
 from tutelage.models.groups import MIN_UNITS, drop, group_of, prunable
@@ -42,6 +43,8 @@ def lre_amc(
     temperature: Positive = 1.0,
     ridge: Positive = 1e-3,
     floor: Annotated[int, Field(ge=MIN_UNITS)] = MIN_UNITS,
+    resource: Resource = "flops",
+    target: Annotated[float, Field(gt=0, lt=1)] | None = None,
 ) -> Tapped:
     """LRE-AMC pruning: remove units that others of their layer predict, and repair the network by distillation.
 
@@ -79,6 +82,9 @@ def lre_amc(
         temperature: T [official code].
         ridge: lambda of the regressions, as a share of the units' mean square [inferred].
         floor: the minimum number of units of a layer [inferred].
+        resource: what ``target`` limits: "flops" of one input, or "parameters".
+        target: pruning also ends at this cost, as a share of that of the student before; ``None`` for no such end. It
+            may end earlier, at a larger cost. Not in the paper.
 
     Deviations: A is the solution of the regression, not learned by Adam, and its update after each unit is exact; that
     of the authors' code is not. Units are ranked again after each removal; the code ranks once. The constant is omitted
@@ -128,8 +134,12 @@ def lre_amc(
         )
         return reached(fitted.history)
 
-    while open_layers:
+    example = next(_images(run, student, 1))
+    limit = 0.0 if target is None else target * cost_of(resource, student.module, example)
+    while open_layers and cost_of(resource, student.module, example) > limit:
         for layer in list(open_layers):
+            if cost_of(resource, student.module, example) <= limit:
+                break
             smaller = _pruned(run, student, layer, keep, floor, ridge)
             if smaller is not None and repaired(smaller):
                 student = smaller

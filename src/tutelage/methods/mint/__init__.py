@@ -17,13 +17,14 @@ from tutelage.data.loader import evaluation_batches, mix_seeds
 from tutelage.data.split import Split
 from tutelage.data.stratified import ranks_in_strata
 from tutelage.errors import TutelageError, unknown
+from tutelage.evaluation.cost import parameters
 from tutelage.evaluation.metrics import accuracy
 from tutelage.evaluation.predict import labelled_samples
 from tutelage.methods import Positive, Share, method
 from tutelage.methods._start import another_network, start_from_teacher
 from tutelage.methods.mint.connections import Connection, activations, connections, remove_unread
 from tutelage.methods.mint.estimate import MIN_SAMPLES, dependence
-from tutelage.methods.mint.thresholds import remaining_groups
+from tutelage.methods.mint.thresholds import remaining_at_most, remaining_groups
 from tutelage.models.surgery import mask
 from tutelage.models.tapped import Tapped
 from tutelage.sources import Frozen
@@ -40,6 +41,7 @@ def mint(
     per_class: Annotated[int, Field(ge=1)] = 250,
     divisions: Annotated[int, Field(ge=1)] = 1,
     share: Share = 0.6,
+    target: Annotated[float, Field(gt=0, lt=1)] | None = None,
     cap: Annotated[float, Field(ge=0, lt=1)] = 0.75,
     exempt: tuple[str, ...] = (),
     criterion: Literal["information", "magnitude", "random"] = "information",
@@ -85,6 +87,8 @@ def mint(
         divisions: the number of random divisions into the three parts of the estimate, over which scores are averaged;
             1 in the authors' code.
         share: p, the share of all distinct scores up to which groups are cut; the authors try many [inferred default].
+        target: the largest share of the network's parameters that are not cut; then the threshold is the lowest one
+            that meets it, in place of ``share``. The paper searches p for such a share.
         cap: u, the largest share of a layer's weights that is cut; the authors use 0.45 for some layers of VGG-16.
         exempt: the names of layers whose weights are not cut. The authors exempt the first four convolutions and the
             last layer of VGG-16.
@@ -101,7 +105,8 @@ def mint(
     division into parts serves all groups of a layer. Activations are those of the training split, never of another one.
     Layers that read a sum, several layers side by side or the network's input are exempt; so all weights of a residual
     network outside of its blocks are. The epoch is selected on the held-out split; the code selects it on the test
-    split. The paper's p is found by a search; here it is a parameter.
+    split. The paper's p is found by a search; here it is a parameter,
+    or follows from ``target``.
     """
     student = run.student()
     connected = _connections(student, run.example(student), groups, exempt)
@@ -119,7 +124,7 @@ def mint(
         scores = [magnitudes(student.module, connection) for connection in connected]
     else:
         scores = [torch.rand(c.keep.shape, generator=generator, dtype=torch.float64) for c in connected]
-    remaining = remaining_groups(scores, [connection.sizes for connection in connected], share, cap, generator)
+    remaining = _remaining(student, connected, scores, share, target, cap, generator)
     connected = [replace(connection, keep=keep) for connection, keep in zip(connected, remaining, strict=True)]
     pruned = copy.deepcopy(student)
     cut(pruned, run.example(pruned), connected, remove=remove)
@@ -132,6 +137,36 @@ def mint(
         learner = Learner(pruned, source if alpha else None, run.label_terms(alpha, temperature))
         run.fit(learner, epochs=retrain_epochs or run.epochs)
     return pruned
+
+
+def _remaining(
+    student: Tapped,
+    connected: Sequence[Connection],
+    scores: Sequence[Tensor],
+    share: float,
+    target: float | None,
+    cap: float,
+    generator: torch.Generator,
+) -> list[Tensor]:
+    """The groups that are not cut, by the share of scores or by that of all parameters.
+
+    Raises:
+        TutelageError: ``cap`` does not let so many weights be cut.
+    """
+    if target is None:
+        return remaining_groups(scores, [connection.sizes for connection in connected], share, cap, generator)
+    weights = [student.module.get_parameter(f"{connection.child}.weight").numel() for connection in connected]
+    sizes = [c.sizes * (count / float(c.sizes.sum())) for c, count in zip(connected, weights, strict=True)]
+    others = parameters(student) - sum(weights)
+    remaining = remaining_at_most(scores, sizes, target * parameters(student) - others, cap, generator)
+    if remaining is None:
+        least = (others + (1 - cap) * sum(weights)) / parameters(student)
+        raise TutelageError(
+            f"mint cannot reduce {type(student.module).__name__} to {target:g} of its parameters: it cuts {cap:g} "
+            f"(cap) of the weights of {len(connected)} layers at most, so that {least:.3g} remain; choose a larger "
+            "target"
+        )
+    return remaining
 
 
 def cut(model: Tapped, example: Tensor, connected: Sequence[Connection], *, remove: bool = False) -> None:

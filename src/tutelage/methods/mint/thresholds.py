@@ -40,3 +40,35 @@ def remaining_groups(
         keep[order[within_cap & below]] = False
         remaining.append(keep.view(score.shape))
     return remaining
+
+
+def remaining_at_most(
+    scores: Sequence[Tensor], sizes: Sequence[Tensor], weights: float, cap: float, generator: torch.Generator
+) -> list[Tensor] | None:
+    """Cut the groups with the lowest scores as ``remaining_groups`` does, at the lowest threshold that suffices.
+
+    Args:
+        scores, sizes, cap, generator: as there.
+        weights: the largest number of weights that may remain.
+
+    Returns:
+        As there; ``None`` if more than these weights remain even if each layer loses ``cap`` of its own.
+    """
+    state = generator.get_state()
+    count = len({value for score in scores for value in score.clamp(min=0).flatten().tolist()})
+
+    def remaining(values: int) -> list[Tensor]:
+        generator.set_state(state)  # so that equal scores are always cut in the same order
+        return remaining_groups(scores, sizes, values / count, cap, generator)
+
+    def suffices(values: int) -> bool:
+        pairs = zip(sizes, remaining(values), strict=True)
+        return sum(float(size[keep].double().sum()) for size, keep in pairs) <= weights + 1e-9
+
+    if not suffices(count):
+        return None
+    low, high = 0, count
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if suffices(middle) else (middle + 1, high)
+    return remaining(low)

@@ -87,6 +87,17 @@ class MaskedConv2d(nn.Conv2d, Masked):
         return output
 
 
+def masked_layers(network: nn.Module) -> dict[str, Masked]:
+    """The masked layers of a network, by name."""
+    return {name: module for name, module in network.named_modules() if isinstance(module, Masked)}
+
+
+def fixed_zeros(network: nn.Module) -> int:
+    """The number of weights that masks fix at zero."""
+    layers = masked_layers(network).values()
+    return sum(int((layer.mask.expand_as(layer.get_parameter("weight")) == 0).sum()) for layer in layers)
+
+
 def maskable(module: nn.Module) -> bool:
     """Whether a layer's weights can be masked."""
     return type(module) in (nn.Linear, nn.Conv2d) or isinstance(module, Masked)

@@ -1,0 +1,1 @@
+"""How ``tutelage compress`` uses this method."""
