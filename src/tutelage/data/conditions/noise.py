@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from tutelage.data.conditions.condition import Labels, Relabelling, stream
@@ -90,7 +91,37 @@ class MissingLabels(LabelNoise):
 
     The selection does not depend on the label. Clean labels stay, and a missing label does not count as wrong. In the
     record ``changed`` is the number of removed labels, and the transitions are those of the remaining ones.
+
+    Of other targets than classes, such as masks, all of a sample's label is removed, unless a sample without a label
+    would mean something else, as an image without boxes does.
     """
+
+    def __call__(self, data: Data) -> Data:
+        """The data set without these training labels, and the realised rate in its record."""
+        targets, train = data.targets, data.train
+        if targets.single_label:
+            return super().__call__(data)
+        if targets.unknown is None:
+            raise TutelageError(
+                f"{targets.noun} of {data.name} cannot be missing, since a sample without any counts as labelled (for "
+                "example as an image without objects); leave the condition out, or take fewer samples"
+            )
+        labelled = targets.labelled(train.labels).cpu()
+        drawn = torch.from_numpy(stream(type(self).__name__, self.seed).random(len(train)) < self.rate)
+        removed = drawn & labelled
+        if train.trusted is not None:
+            removed &= ~train.trusted.cpu()
+        labels = train.labels.clone()
+        labels[removed.to(labels.device)] = targets.unknown
+        entry = {
+            "condition": type(self).__name__,
+            **self._settings(),
+            "labelled": int(labelled.sum()),
+            "changed": int(removed.sum()),
+            "realised_rate": int(removed.sum()) / max(1, int(labelled.sum())),
+            "validation": "absent" if data.validation is None else "left clean",
+        }
+        return replace(data, train=replace(train, labels=labels), record=(*data.record, entry))
 
     def _redraw(self, generator: np.random.Generator, labels: Labels, num_classes: int) -> Labels:
         return np.full_like(labels, -1)

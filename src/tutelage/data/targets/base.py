@@ -29,6 +29,9 @@ class Targets:
     counted: ClassVar[str] = "samples"
     """What ``counts`` counts, in words."""
 
+    unknown: ClassVar[float | None] = None
+    """The value of all numbers of a missing label; ``None`` if samples without a label cannot be told from others."""
+
     spatial: ClassVar[bool] = False
     """Whether labels are places in the image, which move with its views."""
 

@@ -38,6 +38,7 @@ class Boxes(Targets):
 
     task: ClassVar[str] = "detection"
     noun: ClassVar[str] = "boxes"
+    counted: ClassVar[str] = "objects"
     spatial: ClassVar[bool] = True
 
     def store(self, labels: object, what: str) -> Tensor:

@@ -21,6 +21,7 @@ class Classes(Targets):
 
     task: ClassVar[str] = "classification"
     noun: ClassVar[str] = "classes"
+    unknown: ClassVar[float | None] = UNLABELLED
     single_label: ClassVar[bool] = True
 
     def store(self, labels: object, what: str) -> Tensor:

@@ -30,6 +30,7 @@ class Maps(Targets):
 
     task: ClassVar[str] = "saliency"
     noun: ClassVar[str] = "saliency maps"
+    unknown: ClassVar[float | None] = float("nan")
     spatial: ClassVar[bool] = True
 
     def store(self, labels: object, what: str) -> Tensor:

@@ -26,6 +26,7 @@ class Masks(Targets):
 
     task: ClassVar[str] = "segmentation"
     noun: ClassVar[str] = "masks"
+    unknown: ClassVar[float | None] = UNLABELLED
     counted: ClassVar[str] = "pixels"
     spatial: ClassVar[bool] = True
 

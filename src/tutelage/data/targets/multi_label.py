@@ -21,6 +21,7 @@ class MultiLabel(Targets):
 
     task: ClassVar[str] = "multi_label"
     noun: ClassVar[str] = "several labels a sample"
+    unknown: ClassVar[float | None] = UNLABELLED
 
     def store(self, labels: object, what: str) -> Tensor:
         """(N, C) numbers or booleans, 0, 1 or -1, to float32."""

@@ -19,6 +19,7 @@ class Quantities(Targets):
 
     task: ClassVar[str] = "regression"
     noun: ClassVar[str] = "quantities"
+    unknown: ClassVar[float | None] = float("nan")
 
     def store(self, labels: object, what: str) -> Tensor:
         """(N,) or (N, K) numbers to (N, K) float32."""

@@ -23,6 +23,7 @@ class Strings(Targets):
 
     task: ClassVar[str] = "strings"
     noun: ClassVar[str] = "strings"
+    unknown: ClassVar[float | None] = UNLABELLED
 
     def store(self, labels: object, what: str) -> Tensor:
         """(N, L) integers to int64."""
