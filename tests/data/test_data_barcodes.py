@@ -126,7 +126,7 @@ def test_severity_in_the_name_is_applied(barcodes: Data, monkeypatch: pytest.Mon
 
 
 def test_invalid_view_limit_and_shifted_views_are_refused(refused: Any) -> None:
-    with refused("at least one view", 0):
+    with refused("the limit of views must be 1 or more", 0):
         Distortions(limit=0)
     with refused("bend"):
         Distortions().region((24, 192), torch.arange(3), torch.arange(3))

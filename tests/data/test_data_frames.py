@@ -193,7 +193,7 @@ def test_views_are_limited_and_join_samples(refused: Any) -> None:
     assert views.count == 4
     assert isinstance(views, JoiningViews)
     assert views.settings()["gap"] == 100
-    with refused("at least one view"):
+    with refused("the limit of views must be 1 or more"):
         FramePairs(limit=0)
     with refused("a gap of 1", "0.5"):
         replace(views, shift=0.5)

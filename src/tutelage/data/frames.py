@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 from tutelage.data.modality import MeanStd, Pixels
 from tutelage.data.targets.track import box_of, visible
 from tutelage.data.views.draws import Draws
+from tutelage.data.views.many_views import ManyViews
 from tutelage.data.views.protocol import Views
 from tutelage.data.views.squares import context_side, square_crops
 from tutelage.errors import TutelageError
@@ -51,7 +52,7 @@ def crops_of(inputs: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @dataclass(frozen=True, slots=True)
-class FramePairs:
+class FramePairs(ManyViews):
     """Numbered pairs of crops: a template from one frame and a search crop from another frame of the same video.
 
     View ``v`` of frame ``i`` is always the same pair. The search crop shows frame ``i``, the template a frame that is
@@ -66,37 +67,20 @@ class FramePairs:
         gap: the template is less than so many frames away.
         shift: the largest distance of the box's centre from the search crop's, along each axis, as a share of S.
         stretch: the factor of the search crop's side lies in [1 - stretch, 1 + stretch].
-        limit: use at most so many views of each frame; ``None`` means about a million.
     """
 
     search: int = SEARCH
     gap: int = 100
     shift: float = 1 / 16
     stretch: float = 0.05
-    limit: int | None = None
 
     def __post_init__(self) -> None:
-        if self.limit is not None and self.limit < 1:
-            raise TutelageError(f"at least one view of a frame is needed, got a limit of {self.limit}")
+        ManyViews.__post_init__(self)
         if self.gap < 1 or not 0 <= self.shift < 0.5 or not 0 <= self.stretch < 1:
             raise TutelageError(
                 f"pairs of frames need a gap of 1 or more, a shift in [0, 0.5) and a stretch in [0, 1), got "
                 f"{self.gap}, {self.shift} and {self.stretch}"
             )
-
-    @property
-    def count(self) -> int:
-        """The number of views: about a million unless limited."""
-        return 2**20 if self.limit is None else self.limit
-
-    @property
-    def identity(self) -> int:
-        """The number of the view with both crops from the frame itself."""
-        return 0
-
-    def limited(self, count: int) -> FramePairs:
-        """The first ``count`` of these views."""
-        return replace(self, limit=count)
 
     def __call__(self, stored: Tensor, view: Tensor, index: Tensor | None = None) -> Tensor:
         """Unsupported: a pair needs the boxes.
@@ -116,7 +100,7 @@ class FramePairs:
 
     def settings(self) -> dict[str, Any]:
         """The name and the fields."""
-        return {"views": "pairs of frames", **asdict(self)}
+        return {"views": "pairs of frames", **self.plain_fields()}
 
     def members(self, labels: Tensor, rows: Tensor, view: Tensor, index: Tensor) -> Tensor:
         """The rows of the template's and of the search crop's frame: (...,) int64 each to (..., 2) int64.
@@ -182,6 +166,7 @@ class Frames(Pixels):
     search: int = SEARCH
 
     noun: ClassVar[str] = "frames of videos"
+    sample: ClassVar[str] = "pair of crops"
 
     def __post_init__(self) -> None:
         if self.search < 15 or self.search % 4 != 3:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -15,6 +15,7 @@ from tutelage.data.formats.ean13 import modules, with_check_digit
 from tutelage.data.modality import Pixels
 from tutelage.data.targets import Strings
 from tutelage.data.views.draws import hash_numbers
+from tutelage.data.views.many_views import ManyViews
 from tutelage.errors import TutelageError
 
 HEIGHT, WIDTH = 24, 192  # pixels: 1.7 a module; below about 1.3 the parities become unreadable
@@ -69,7 +70,7 @@ def render(bars: Tensor, height: int = HEIGHT, width: int = WIDTH) -> Tensor:
 
 
 @dataclass(frozen=True, slots=True)
-class Distortions:
+class Distortions(ManyViews):
     """Numbered distortions of barcode images, like those of a camera.
 
     View ``v`` of an image is always the same: its random numbers are a hash of ``v`` and of the image's pixels.
@@ -81,33 +82,16 @@ class Distortions:
 
     Attributes:
         severity: s, from 0 to 3.
-        limit: use only the first ``limit`` views, of which the first is the image itself. ``None`` means all.
     """
 
     severity: float = 1.0
-    limit: int | None = None
 
     def __post_init__(self) -> None:
+        ManyViews.__post_init__(self)
         if not 0 <= self.severity <= MOST_SEVERE:
             raise TutelageError(
                 f"the severity of distortions must be between 0 and {MOST_SEVERE:g}, got {self.severity}"
             )
-        if self.limit is not None and self.limit < 1:
-            raise TutelageError(f"at least one view of an image is needed, got a limit of {self.limit}")
-
-    @property
-    def count(self) -> int:
-        """The number of views: about a million unless limited."""
-        return 2**20 if self.limit is None else self.limit
-
-    @property
-    def identity(self) -> int:
-        """The number of the view that is the image itself."""
-        return 0
-
-    def limited(self, count: int) -> Distortions:
-        """Return the distortions limited to the first ``count`` views."""
-        return replace(self, limit=count)
 
     def region(self, size: tuple[int, int], view: Tensor, index: Tensor) -> Tensor:
         """Unsupported: distortions bend images, so no box describes them.
@@ -119,7 +103,7 @@ class Distortions:
 
     def settings(self) -> dict[str, Any]:
         """The name and the fields."""
-        return {"views": "barcode distortions", **asdict(self)}
+        return {"views": "barcode distortions", **self.plain_fields()}
 
     def __call__(self, stored: Tensor, view: Tensor, index: Tensor | None = None) -> Tensor:
         """Apply view ``view[b]`` to image ``b``: (B, H, W, 1) uint8 and (B,) int64 to (B, H, W, 1) uint8."""

@@ -11,11 +11,10 @@ from torch import Tensor
 from tutelage.data.views.boxes import RandomResizedCrop, centre_boxes, cut_batch, image_sizes
 from tutelage.data.views.draws import Draws, per_image
 from tutelage.data.views.erasing import RandomErasing
+from tutelage.data.views.many_views import ManyViews
 from tutelage.data.views.rand_augment import RandAugment
 from tutelage.data.views.regions import whole_images
 from tutelage.errors import TutelageError
-
-COUNT = 2**20
 
 
 class Step(Protocol):
@@ -30,7 +29,7 @@ class Step(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class RandomViews:
+class RandomViews(ManyViews):
     """Random views by number: view 0 is the image, and in every other view crop and changes are random.
 
     The random numbers of view ``v`` of sample ``i`` are a hash of ``v``, ``i`` and the place of the step, so that the
@@ -40,31 +39,10 @@ class RandomViews:
     Attributes:
         crop: the random crop; ``None`` for none.
         steps: changes of the pixels, in order: ``ColourJitter``, ``RandAugment``, ``RandomErasing``, or your own.
-        limit: use only so many views of each sample, so that fewer teacher outputs have to be cached. ``None`` means
-            about a million.
     """
 
     crop: RandomResizedCrop | None = RandomResizedCrop()  # noqa: RUF009 - a frozen value
     steps: tuple[Step, ...] = ()
-    limit: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.limit is not None and self.limit < 1:
-            raise TutelageError(f"the limit of views must be 1 or more, got {self.limit}")
-
-    @property
-    def count(self) -> int:
-        """The number of views of each sample."""
-        return COUNT if self.limit is None else min(self.limit, COUNT)
-
-    @property
-    def identity(self) -> int:
-        """The number of the view that is the image itself."""
-        return 0
-
-    def limited(self, count: int) -> RandomViews:
-        """The first ``count`` of these views."""
-        return replace(self, limit=count)
 
     def region(self, size: tuple[int, int], view: Tensor, index: Tensor) -> Tensor:
         """The crops of images of this size, and in view 0 the whole image: (B, 5) int64.

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from tutelage.data.split import Split
+from tutelage.data.targets import Boxes
 from tutelage.errors import TutelageError
 from tutelage.evaluation.cost import flops
 from tutelage.methods import Positive, Share, method
@@ -100,8 +101,9 @@ def ghnd(
             f"teacher, {type(teacher.module).__name__}, or takes images of another size; use the teacher's"
         )
     held_out = run.data.validation
-    if filter_recall is not None and (run.task.name != "detection" or held_out is None):
-        reason = "boxes" if run.task.name != "detection" else "a held-out split (--validation 0.1)"
+    has_boxes = isinstance(run.data.targets, Boxes)
+    if filter_recall is not None and (not has_boxes or held_out is None):
+        reason = "a held-out split (--validation 0.1)" if has_boxes else "boxes"
         raise TutelageError(
             f"filter_recall={filter_recall:g} needs {reason}, and {run.data.name} has none; leave it out"
         )
