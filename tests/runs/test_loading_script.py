@@ -11,9 +11,12 @@ import pytest
 import torch
 
 import tutelage
+from tests.videos import moving_squares, write_boxes, write_frames
 from tutelage.config import Config
-from tutelage.data import Data
+from tutelage.data import Data, Vectors
+from tutelage.data.targets.track import box_of
 from tutelage.models.tapped import Tapped
+from tutelage.models.weights import read_metadata
 from tutelage.runs import execute, open_model
 from tutelage.runs.loading_script import add_loading_script, loading_script
 
@@ -68,6 +71,72 @@ def test_a_script_that_cannot_be_written_is_skipped(tmp_path: Path) -> None:
     (tmp_path / "load.py").write_text("# mine")
     add_loading_script(tmp_path)
     assert (tmp_path / "load.py").read_text() == "# mine"
+
+
+def test_network_for_texts_is_built_with_its_vocabulary(tmp_path: Path) -> None:
+    pytest.importorskip("tokenizers", reason="the extra text is not installed")
+    from tutelage.data.formats.text import make_tokenizer
+
+    folder = tmp_path / "reviews"
+    folder.mkdir()
+    for name in ("train", "test"):
+        (folder / f"{name}.tsv").write_text("fine\ta lovely film\ndull\tan awful book\n" * 8)
+    make_tokenizer(folder, size=60)
+    tutelage.train("textcnn-1-8", f"text:{folder}", out=tmp_path / "run", **SHORT)
+    data = tutelage.open_data(f"text:{folder}")
+    script = runpy.run_path(str(tmp_path / "run" / "load.py"))
+    tokens = data.test.inputs[torch.arange(4)]
+    with torch.no_grad():
+        assert torch.equal(script["student"](tokens), open_model(str(tmp_path / "run"), data).eval()(tokens))
+    assert f"# Loads the student in plain PyTorch. Inputs: (B, {tokens.shape[1]}) int64, tokens." in (
+        tmp_path / "run" / "load.py"
+    ).read_text().replace("\n# ", " ")
+
+
+def test_network_for_videos_is_built(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        pixels, labels = moving_squares(1, 4)
+        write_frames(tmp_path / "videos" / split / "A" / "img", pixels)
+        write_boxes(tmp_path / "videos" / split / "A" / "groundtruth_rect.txt", box_of(labels))
+    tutelage.train("siamese4", f"frames:{tmp_path / 'videos'}", out=tmp_path / "run", **SHORT | {"batch_size": 2})
+    pairs = torch.rand(2, 1, 127, 190)
+    with torch.no_grad():
+        expected = open_model(str(tmp_path / "run"), tutelage.open_data(f"frames:{tmp_path / 'videos'}")).eval()(pairs)
+        assert torch.equal(runpy.run_path(str(tmp_path / "run" / "load.py"))["student"](pairs), expected)
+
+
+class Line(torch.nn.Module):
+    """A linear classifier of vectors."""
+
+    def __init__(self, in_features: int, num_classes: int) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(in_features, num_classes)
+
+    def forward(self, vectors: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.layer(vectors)
+        return logits
+
+
+def test_network_for_vectors_is_built_and_normalises(tmp_path: Path) -> None:
+    values = torch.randn(24, 5) * 3 + 2
+    pair = values, (values[:, 0] > 2).long()
+    data = Data.from_arrays(pair, pair, modality=Vectors())
+    result = tutelage.train(f"{__name__}:Line", data, out=tmp_path / "run", **SHORT | {"batch_size": 8})
+    script = runpy.run_path(str(tmp_path / "run" / "load.py"))
+    with torch.no_grad():
+        torch.testing.assert_close(script["student"](values), result.model.eval()(values))
+
+
+def test_unknown_kind_of_inputs_is_left_to_the_user() -> None:
+    about: dict[str, Any] = {"model": "textcnn-1-8", "classes": ["a", "b"], "input_shape": [4], "surgery": []}
+    about |= {"mean": [0.0], "std": [1.0]}
+    for entry in (None, {"kind": "Smells"}, {"kind": "Tokens", "price": 3}, "Tokens", {"kind": ["Tokens"]}):
+        assert "network = ...  # build your network here: 'textcnn-1-8'" in loading_script(about | {"modality": entry})
+
+
+def test_images_record_no_kind(tmp_path: Path, tiny_npz: str) -> None:
+    execute(Config(data=tiny_npz, student="resnet8x0.25", **SHORT), tmp_path / "run")
+    assert "modality" not in read_metadata(tmp_path / "run" / "student.safetensors")
 
 
 def _written(file: Path, text: str) -> str:

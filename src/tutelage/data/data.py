@@ -262,6 +262,7 @@ class Data:
             "samples": {split_name: len(split) for split_name, split in self.splits.items()},
             "noise_rate": {split_name: split.noise_rate for split_name, split in self.splits.items()},
             "image_shape": list(self.input_shape),
+            "sample": self.modality.sample,
             "mean": list(mean),
             "std": list(std),
             "views": self.views.settings() | {"count": self.views.count},

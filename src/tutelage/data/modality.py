@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -30,6 +30,9 @@ class Modality:
 
     noun: ClassVar[str] = "inputs"
     """Their plural name in messages."""
+
+    sample: ClassVar[str] = "input"
+    """What one network input is called in messages."""
 
     unit: ClassVar[str] = ""
     """The unit of mean and standard deviation, in words; empty if networks do not normalise."""
@@ -114,6 +117,7 @@ class Pixels(Modality):
     """Images (H, W, C) uint8; networks take (C, H, W) float32 in [0, 1]."""
 
     noun: ClassVar[str] = "images"
+    sample: ClassVar[str] = "image"
     input_name: ClassVar[str] = "pixels"
     unit: ClassVar[str] = "pixels in [0, 1]"
 
@@ -174,6 +178,7 @@ class Vectors(Modality):
     """Measurements (D,) or (L, D), float32; networks take them as they are, and normalise each of the D features."""
 
     noun: ClassVar[str] = "vectors"
+    sample: ClassVar[str] = "vector"
     unit: ClassVar[str] = "features"
 
     def store(self, inputs: object, what: str) -> Tensor:
@@ -208,6 +213,7 @@ class Tokens(Modality):
     tokenizer: str = ""
 
     noun: ClassVar[str] = "texts"
+    sample: ClassVar[str] = "text"
     input_name: ClassVar[str] = "tokens"
 
     @property
@@ -240,6 +246,7 @@ class Waveforms(Modality):
     rate: int
 
     noun: ClassVar[str] = "waveforms"
+    sample: ClassVar[str] = "waveform"
     input_name: ClassVar[str] = "waveforms"
     unit: ClassVar[str] = "samples in [-1, 1)"
 
@@ -267,6 +274,24 @@ class Waveforms(Modality):
     def model_arguments(self, shape: tuple[int, ...]) -> dict[str, Any]:
         """``length`` is the number of samples, ``rate`` how many make a second."""
         return {"in_channels": 1, "length": shape[1], "rate": self.rate, "input_shape": shape}
+
+
+def description(modality: Modality) -> dict[str, Any]:
+    """The kind of inputs and its settings as plain values, from which ``described`` makes it again."""
+    return {"kind": type(modality).__name__, **asdict(modality)}
+
+
+def described(entry: object) -> Modality | None:
+    """The kind of inputs of this module that a ``description`` describes; ``None`` for any other entry."""
+    if not isinstance(entry, dict):
+        return None
+    settings = dict(entry)
+    name = settings.pop("kind", None)
+    kind = next((kind for kind in (Pixels, Vectors, Tokens, Waveforms) if kind.__name__ == name), None)
+    try:
+        return None if kind is None else kind(**settings)
+    except TypeError:  # other settings
+        return None
 
 
 def check_encoding(network: str, encoding: str, modality: Modality, what: str) -> None:

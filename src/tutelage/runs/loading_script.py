@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tutelage.config import OBJECT_PREFIX
+from tutelage.data.modality import Pixels, described
 from tutelage.errors import TutelageError
 from tutelage.files import atomic_write
 from tutelage.models.weights import read_metadata
@@ -39,23 +40,32 @@ def loading_script(metadata: Mapping[str, Any], file: str = SAME_FOLDER) -> str:
 
     Returns:
         Lines that define ``network``, ``classes`` and the function ``student``, ``mean`` and ``std`` if the student
-        normalises its inputs, and ``temperature`` if it is calibrated. If the network was passed as an object, or its
-        inputs are not images, the user fills in the line that builds it.
+        normalises its inputs, and ``temperature`` if it is calibrated. If the network was passed as an object, or the
+        file does not record the kind of its inputs, the user fills in the line that builds it.
     """
     spec, operations, images = metadata["model"], metadata["surgery"], "image_shape" in metadata
     shape = tuple(metadata["image_shape" if images else "input_shape"])
     classes = list(metadata["classes"])
+    modality = Pixels() if images else described(metadata.get("modality"))
     inputs = f"{'Images' if images else 'Inputs'}: (B, {', '.join(map(str, shape))})"
-    inputs += " float32, pixels in [0, 1]" if images else ""
+    if modality is not None:
+        inputs += f" {str(modality.example(0, shape).dtype).removeprefix('torch.')}"
+        inputs += f", {modality.unit or modality.input_name}"
     imports = ["from pathlib import Path", "", "import torch", "from safetensors.torch import load_file"]
-    if spec.startswith(OBJECT_PREFIX) or not images:
+    example = f"torch.zeros(2, *{shape})"
+    if spec.startswith(OBJECT_PREFIX) or modality is None:
         build = [f"network = ...  # build your network here: {spec.removeprefix(OBJECT_PREFIX)!r}"]
     else:
+        arguments = f"{spec!r}, num_classes={len(classes)}, input_shape={shape}"
+        if not images:
+            imports.append(f"from tutelage.data.modality import {type(modality).__name__}")
+            arguments += ", modality=modality"
+            example = f"modality.example(2, {shape})"
         imports.append("from tutelage.models.load import make_model")
-        build = [f"network = make_model({spec!r}, num_classes={len(classes)}, input_shape={shape}).module"]
+        build = [*([] if images else [f"modality = {modality!r}"]), f"network = make_model({arguments}).module"]
     if operations:
         imports.append("from tutelage.models.surgery import reapply")
-        build.append(f"network = reapply(network, {operations!r}, torch.zeros(2, *{shape}))")
+        build.append(f"network = reapply(network, {operations!r}, {example})")
     normalised = (list(metadata["mean"]), list(metadata["std"])) != ([0.0], [1.0])
     statistics = [
         f"{name} = torch.tensor({metadata[name]}).view(1, -1{', 1' * (len(shape) - 1)})" for name in ("mean", "std")

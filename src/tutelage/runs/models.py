@@ -13,7 +13,7 @@ from torch import nn
 from tutelage.ambient import default_settings
 from tutelage.config import Config
 from tutelage.data.data import Data
-from tutelage.data.modality import check_encoding
+from tutelage.data.modality import check_encoding, description
 from tutelage.errors import TutelageError, TutelageWarning
 from tutelage.files import as_path
 from tutelage.models.calibration import Calibration
@@ -49,6 +49,7 @@ def weights_metadata(
         **({} if implied else {"task": task.name}),
         **({} if calibration is None else {"calibration": calibration.model_dump()}),
         **({"encoding": data.modality.encoding} if data.modality.encoding else {}),
+        **({} if len(data.input_shape) == 3 else {"modality": description(data.modality)}),
         "model": spec,
         "classes": list(data.classes),
         ("image_shape" if len(data.input_shape) == 3 else "input_shape"): list(data.input_shape),

@@ -15,7 +15,7 @@ from tutelage.runs.initial_weights import InitialWeights
 from tutelage.runs.teachers import normalisation_text
 from tutelage.tasks import Task
 
-NEGLIGIBLE = 1e6  # FLOPs per image below which costs are not compared; our choice
+NEGLIGIBLE = 1e6  # FLOPs per input below which costs are not compared; our choice
 
 
 class StudentStart:
@@ -79,7 +79,7 @@ class StudentStart:
 def warn_if_costlier(student: Tapped, teachers: Sequence[Tapped], task: Task, data: Data, name: str) -> None:
     """Warn of a student that costs more FLOPs, or has more parameters, than every teacher.
 
-    Students of less than a million FLOPs per image give no warning.
+    Students of less than a million FLOPs per input give no warning.
 
     Args:
         student: the student.
@@ -98,7 +98,9 @@ def warn_if_costlier(student: Tapped, teachers: Sequence[Tapped], task: Task, da
     if operations <= NEGLIGIBLE:
         return
     if operations > max(others):
-        excess = f"costs {operations / 1e6:,.1f} MFLOPs per image and its teacher {max(others) / 1e6:,.1f}"
+        excess = (
+            f"costs {operations / 1e6:,.1f} MFLOPs per {data.modality.sample} and its teacher {max(others) / 1e6:,.1f}"
+        )
     elif parameters > max(other_parameters):
         excess = f"has {parameters:,} parameters and its teacher {max(other_parameters):,}"
     else:

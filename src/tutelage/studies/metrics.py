@@ -13,7 +13,7 @@ COMMON_METRICS: Mapping[str, Metric] = MappingProxyType(
         "wrong_labels": Metric("wrong training labels", None),
         "noise_rate": Metric("share of wrong training labels", None, percent=True),
         "parameters": Metric("parameters", "lower"),
-        "flops": Metric("FLOPs an image", "lower"),
+        "flops": Metric("FLOPs per input", "lower"),
         "latency_ms": Metric("latency, ms", "lower"),
         "seconds": Metric("training time, s", "lower"),
         "forward_passes": Metric("forward passes of training", "lower"),
