@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from tests.conftest import Command
-from tests.data.box_files import write_voc
+from tests.data.box_files import coco_table, write_coco, write_voc
 from tests.data.map_folders import maps_folder
 from tests.data.mask_folders import masks_folder
 from tests.videos import moving_squares, write_boxes, write_frames
@@ -154,11 +154,13 @@ def test_texts_page_runs(follow: Any, tmp_path: Path) -> None:
         f"{label}\ta {label} {noun}\n" for label in ("fine", "dull") for noun in ("film", "book", "song") * 4
     )
     (tmp_path / "reviews").mkdir()
+    (tmp_path / "new.txt").write_text("a fine film\n")
     for name in ("train", "test"):
         (tmp_path / "reviews" / f"{name}.tsv").write_text(lines)
     _, output = follow("texts.md")
     assert (tmp_path / "student.onnx").exists()
     assert "accuracy" in output
+    assert "a fine film  " in output
 
 
 @pytest.mark.filterwarnings("ignore::tutelage.errors.TutelageWarning")
@@ -202,6 +204,10 @@ def test_detection_page_runs(follow: Any, tmp_path: Path) -> None:
         "test": {n: b for n, b in names.items() if n[0] == "b"},
     }
     write_voc(tmp_path / "cells", splits, (40, 30))
+    others = tmp_path / "others"
+    table = coco_table({"1.png": [(4, 4, 14, 12, "cell")]}, (40, 30), ["cell"], area=80)
+    write_coco(others / "annotations" / "instances_val.json", others / "val", table)
+    pytest.importorskip("faster_coco_eval", reason="the extra detection is not installed")
     namespace, output = follow("detection.md")
     assert (tmp_path / "student.onnx").exists()
     assert "average precision" in output

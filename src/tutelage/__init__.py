@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tutelage.methods import method
     from tutelage.models import Outputs, Tapped
     from tutelage.runs.calibrate import Calibrated, calibrate
+    from tutelage.runs.predict_files import FilePredictions, predict_files
     from tutelage.runs.prediction import Predictions, predict_images
     from tutelage.sources import EMA, Frozen, Peers
     from tutelage.studies.results import Results
@@ -39,6 +40,7 @@ _MODULES = {
     "tutelage.methods": ("method",),
     "tutelage.models": ("Outputs", "Tapped"),
     "tutelage.runs.calibrate": ("Calibrated", "calibrate"),
+    "tutelage.runs.predict_files": ("FilePredictions", "predict_files"),
     "tutelage.runs.prediction": ("Predictions", "predict_images"),
     "tutelage.sources": ("EMA", "Frozen", "Peers"),
     "tutelage.studies.results": ("Results",),
@@ -57,6 +59,7 @@ __all__ = [
     "Data",
     "Distiller",
     "Execution",
+    "FilePredictions",
     "Frozen",
     "Hardware",
     "LabelIssues",
@@ -81,6 +84,7 @@ __all__ = [
     "label_issues",
     "method",
     "open_data",
+    "predict_files",
     "predict_images",
     "run_study",
     "train",

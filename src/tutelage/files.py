@@ -95,6 +95,16 @@ def atomic_write(path: str | os.PathLike[str], data: bytes, *, follow: bool = Tr
         publish(target, data)
 
 
+def check_new(path: Path) -> None:
+    """Refuse to overwrite a user's file.
+
+    Raises:
+        TutelageError: there is such a file.
+    """
+    if path.exists() or path.is_symlink():
+        raise TutelageError(f"{path} exists already; remove it, or choose another name")
+
+
 def publish(target: Path, data: bytes | memoryview, *, overwrite: bool = True, durable: bool = True) -> None:
     """Write a file atomically in a folder that exists.
 

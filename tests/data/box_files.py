@@ -67,7 +67,7 @@ def coco_table(
                 "iscrowd": 0,
             }
             | extra
-            for key, (number, box) in enumerate(rows)
+            for key, (number, box) in enumerate(rows, 1)
         ],
         "categories": [{"id": 3 * number + 3, "name": name} for number, name in enumerate(classes)],
     }

@@ -195,7 +195,7 @@ def test_damaged_voc_folders_are_refused(
         ({"images": [{"id": 10, "file_name": "../../secret.png"}]}, ("secret.png", "below the folder")),
         ({"images": [{"id": 10, "file_name": "nowhere.png"}]}, ("there is no image nowhere.png",)),
         ({"images": [{"file_name": "a.png"}]}, ("has no id",)),
-        ({"categories": [{"id": 1, "name": "x"}]}, ("annotation 0", "category 3")),
+        ({"categories": [{"id": 1, "name": "x"}]}, ("annotation 1", "category 3")),
         ({"annotations": [{"id": 5, "image_id": 77, "category_id": 3, "bbox": [0, 0, 1, 1]}]}, ("image 77",)),
         ({"annotations": [{"id": 5, "image_id": 10, "category_id": 3, "bbox": [0, 0, 1]}]}, ("annotation 5", "bbox")),
         ({"annotations": 3}, ("needs lists",)),
@@ -208,27 +208,6 @@ def test_damaged_coco_files_are_refused(
     write_coco(tmp_path / "train" / "annotations.json", tmp_path / "train", table)
     (tmp_path / "train" / "annotations.json").write_text(json.dumps(table | change))
     with refused("annotations.json", *words):
-        open_boxes(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("file", "images"),
-    [("annotations/instances_default.json", "images"), ("labels.json", "data"), ("result.json", "images")],
-    ids=["CVAT", "FiftyOne", "Label Studio"],
-)
-def test_single_json_file_has_all_images_whatever_its_name(file: str, images: str, tmp_path: Path) -> None:
-    (tmp_path / file).parent.mkdir(exist_ok=True)
-    write_coco(tmp_path / file, tmp_path / images, coco_table({f"{n}.png": [CAT] for n in range(4)}, SIZE, ["cat"]))
-    data = open_boxes(tmp_path, test=0.25)
-    assert (len(data.train), len(data.test)) == (3, 1)
-    assert rows_of(data) == [[*CAT[:4], 0, 0]]
-
-
-def test_several_json_files_without_splits_are_refused(tmp_path: Path, refused: Any) -> None:
-    table = coco_table({"a.png": [CAT]}, SIZE, ["cat"])
-    for name in ("first.json", "second.json"):
-        write_coco(tmp_path / name, tmp_path / "images", table)
-    with refused("first.json and", "second.json may both", "instances_train.json"):
         open_boxes(tmp_path)
 
 

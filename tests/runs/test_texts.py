@@ -14,7 +14,6 @@ from tutelage.data import open_data
 from tutelage.models.weights import read_metadata
 from tutelage.report.run import write_run_page
 from tutelage.runs.models import open_model
-from tutelage.runs.prediction import predict_images
 
 pytest.importorskip("tokenizers")
 
@@ -100,12 +99,6 @@ def test_run_page_lists_the_texts_of_mistakes(texts: str, tmp_path: Path) -> Non
     assert name.endswith("…")
     assert len(name) < 430
     assert 'class="samples texts"' in page
-
-
-def test_predicting_files_with_a_text_network_is_refused(texts: str, tmp_path: Path, refused: Any) -> None:
-    tutelage.train("textcnn-1-8", texts, out=tmp_path / "run", **SHORT)
-    with refused("which are no images"):
-        predict_images(tmp_path / "run", tmp_path)
 
 
 @pytest.mark.parametrize("student", ["textcnn-1-8", "texttransformer-1-8"])

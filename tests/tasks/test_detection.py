@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import subprocess
 import sys
 import warnings
@@ -155,7 +156,7 @@ def test_drawings_show_labels_and_detections_with_the_worst_first() -> None:
         assert bool(orange) == (counts[1] > 0)
 
 
-def test_from_a_folder_to_an_exported_network(tmp_path: Path, run: Any) -> None:
+def test_from_a_folder_to_an_exported_network(tmp_path: Path, run: Any, refused: Any) -> None:
     pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
     table = coco_table(
         {f"{n}.png": [(4 + n, 6, 20 + n, 22, "light"), (30, 30, 44, 44, "lamp")] for n in range(8)},
@@ -176,10 +177,17 @@ def test_from_a_folder_to_an_exported_network(tmp_path: Path, run: Any) -> None:
     assert json.loads(out)["ap"] == pytest.approx(result["test"]["ap"])
     code, out, err = run("report", str(folder))
     assert code == 0, err
-    assert "Predictions" in (folder / "report.html").read_text()
-    code, out, err = run("predict", str(folder), str(tmp_path / "lamps" / "test"))
-    assert code != 0
-    assert "network for detection" in err
+    page = (folder / "report.html").read_text()
+    assert "Predictions" in page
+    rows = re.findall(r'<tr><th scope="row">(\w+)</th><td>(\d+)</td><td>([\d.]+)</td></tr>', page)
+    values = dict(zip(["light", "lamp"], result["test"]["ap_by_class"], strict=True))
+    assert {name: (count, value) for name, count, value in rows} == {
+        name: ("8", f"{100 * value:.1f}") for name, value in values.items()
+    }
+    assert "Lowest AP first. AP: the average precision" in page
+    assert '<th scope="col">objects</th>' in page
+    with refused("is a network for detection, and predict_images is for classification; use predict_files"):
+        tutelage.predict_images(folder, tmp_path / "lamps" / "test", device="cpu", workers=0)
     code, out, err = run("export", str(folder), "--onnx", str(tmp_path / "lamps.onnx"))
     assert code == 0, err
     assert "centre_points.decode" in out + err

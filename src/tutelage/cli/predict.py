@@ -14,14 +14,32 @@ from tutelage.config import Normalization
 
 def predict(
     run: Annotated[str, typer.Argument(help="Folder of a finished run, MODEL@WEIGHTS, timm/NAME or hf/NAME.")],
-    images: Annotated[list[str], typer.Argument(help="Image files, or folders of images.")],
-    top: Annotated[int, typer.Option(min=1, help="Number of classes to list for each image.")] = 1,
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            help="Image files or folders of images; a COCO file for a detector; text files with a text on each line; "
+            "folders of videos.",
+            metavar="INPUT...",
+        ),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for files of predictions: masks, saliency maps, detections.json in COCO's format, tracks.",
+            **PATH_OPTION,
+        ),
+    ] = None,
+    top: Annotated[int, typer.Option(min=1, help="Number of classes to list for each input of a classifier.")] = 1,
     csv: Annotated[Path | None, typer.Option(help="CSV file to write instead of a table.", **PATH_OPTION)] = None,
     classes: Annotated[
         str, typer.Option(help="Class names in order, if the weights record none: a,b,c.", metavar="<names>")
     ] = "",
     image_size: Annotated[
         int | None, typer.Option(min=4, help="Resize images to this many pixels per side.  [default: as in training]")
+    ] = None,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(help="Tokenizer of texts: a file, a folder or a name.  [default: that of the run's data]"),
     ] = None,
     device: Annotated[str, typer.Option(help="Device: auto, cpu, cuda, cuda:1 or mps.")] = "auto",
     skip_bad: SkipBad = False,
@@ -30,42 +48,50 @@ def predict(
     trust: TrustAll = False,
     json_: Json = False,
 ) -> None:
-    """Predict the classes of images with a trained network.
+    """Predict for files with a trained network: classes, masks, saliency maps, boxes, tracks, quantities or strings.
 
-    After tutelage calibrate, probabilities are calibrated, and the set of classes that contains the true one with the
-    chosen probability is listed too.
+    After tutelage calibrate, probabilities of classes are calibrated, and the set of classes that contains the true one
+    with the chosen probability is listed too.
     """
-    from tutelage.report.console import print_plain, stderr_console
-    from tutelage.runs.prediction import predict_images
+    from tutelage.files import check_new
+    from tutelage.report.console import counting_progress, print_plain, stderr_console
+    from tutelage.runs.predict_files import predict_files
+    from tutelage.tasks import find_task
 
+    if csv is not None:
+        check_new(csv)  # before a long prediction
     fields: dict[str, Any] = {name: text for name, text in (("mean", mean), ("std", std)) if text is not None}
-    predictions = predict_images(
-        run,
-        images,
-        classes=[name for name in classes.split(",") if name],
-        image_size=image_size,
-        mean_std=Normalization(**fields).pair,
-        skip_bad=skip_bad,
-        device=device,
-        trust=True if trust else None,
-    )
+    with counting_progress(stderr_console()) as progress:
+        predictions = predict_files(
+            run,
+            inputs,
+            out=out,
+            top=top,
+            classes=[name for name in classes.split(",") if name],
+            image_size=image_size,
+            mean_std=Normalization(**fields).pair,
+            skip_bad=skip_bad,
+            tokenizer=tokenizer,
+            device=device,
+            trust=True if trust else None,
+            progress=progress,
+        )
     if predictions.unreadable:
         stderr_console().print(
             f"{len(predictions.unreadable)} images cannot be read and are left out, first {predictions.unreadable[0]}",
             highlight=False,
         )
     if csv is not None:
-        predictions.save(csv, top)
+        predictions.save(csv)
         print_plain(csv)
     elif json_:
-        print(json.dumps([*predictions.rows(top)], allow_nan=False))
+        print(json.dumps(predictions.rows, allow_nan=False))
+    elif predictions.written:
+        print_plain(predictions.written[0] if len(predictions.written) == 1 else out)
     else:
-        for row in predictions.rows(top):
-            members = row.pop("set", None)
-            file, *values = row.values()
-            pairs = zip(values[::2], values[1::2], strict=True)
-            text = f"{file}  " + "  ".join(f"{name} {100 * share:.1f} %" for name, share in pairs)
-            print_plain(text if members is None else f"{text}  {{{', '.join(members)}}}")
+        task = find_task(predictions.task)
+        for line in filter(None, map(task.row_text, predictions.rows)):
+            print_plain(line)
         if predictions.coverage is not None:
             stderr_console().print(
                 "calibrated probabilities; the set in braces contains the true class with probability "

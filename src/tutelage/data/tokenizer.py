@@ -64,15 +64,19 @@ def tokenize(texts: Mapping[str, Sequence[str]], tokenizer: Any, what: str) -> T
     longest = min(limit, max(1, *lengths["train"]))
     count = sum(map(len, lengths.values()))
     check_fits(8 * count * longest, f"the {count} texts of {what}, {longest} tokens each", "lower the truncation")
-    tokenizer.enable_truncation(longest)
-    inputs = {}
-    for split, part in texts.items():
-        rows = torch.full((len(part), longest), padding, dtype=torch.int64)
-        for row, text in zip(rows, tokenizer.encode_batch([*part]), strict=True):
-            row[: len(text.ids)] = torch.tensor(text.ids, dtype=torch.int64)
-        inputs[split] = rows
+    inputs = {split: token_rows(part, tokenizer, longest, padding) for split, part in texts.items()}
     cut = sum(length > longest for part in lengths.values() for length in part)
     return Tokenized(inputs, Tokens(tokenizer.get_vocab_size(), padding, identity), cut)
+
+
+def token_rows(texts: Sequence[str], tokenizer: Any, length: int, padding: int) -> Tensor:
+    """The token numbers of texts, padded or cut: (N, length) int64. Truncation and padding of the tokenizer change."""
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(length)
+    rows = torch.full((len(texts), length), padding, dtype=torch.int64)
+    for row, text in zip(rows, tokenizer.encode_batch([*texts]), strict=True):
+        row[: len(text.ids)] = torch.tensor(text.ids, dtype=torch.int64)
+    return rows
 
 
 def tokenizer_identity(tokenizer: Any) -> str:

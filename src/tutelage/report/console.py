@@ -76,6 +76,28 @@ def run_progress(console: Console, *, quiet: bool) -> Iterator[Callable[[dict[st
 
 
 @contextmanager
+def counting_progress(console: Console) -> Iterator[Callable[[int, int], None]]:
+    """Show how many of many inputs are done: a bar on a terminal, occasional lines elsewhere; nothing for a few."""
+    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bars:
+        tasks: list[Any] = []
+        tenths = 0
+
+        def report(done: int, total: int) -> None:
+            nonlocal tenths
+            if done == total and not tasks and not tenths:  # at once
+                return
+            if not tasks:
+                tasks.append(bars.add_task("", total=total))
+            bars.update(tasks[0], completed=done)
+            if not console.is_terminal and 10 * done // total > tenths:
+                tenths = 10 * done // total
+                console.print(f"{done} of {total}", highlight=False)
+
+        yield report
+
+
+@contextmanager
 def study_progress(console: Console, *, quiet: bool) -> Iterator[Watch | None]:
     """Show running and finished runs and the remaining time: bars on a terminal, occasional lines elsewhere."""
     if quiet:
@@ -133,7 +155,8 @@ def epoch_text(record: dict[str, Any]) -> str:
 
 def print_result(result: Result) -> None:
     """Print the measurements of a run as a table."""
-    from tutelage.runs.models import DEFAULT_TASK  # these import torch
+    from tutelage.data import Pixels  # these import torch
+    from tutelage.runs.models import DEFAULT_TASK
     from tutelage.tasks import find_task
 
     metrics = result.metrics
@@ -141,7 +164,8 @@ def print_result(result: Result) -> None:
     for row in find_task(metrics.get("task", DEFAULT_TASK)).describe(metrics):
         table.add_row(*row)
     cost = metrics["cost"]
-    table.add_row("parameters, FLOPs per image", f"{cost['parameters']:,}, {cost['flops']:,}")
+    sample = metrics["data"].get("sample", Pixels.sample)
+    table.add_row(f"parameters, FLOPs per {sample}", f"{cost['parameters']:,}, {cost['flops']:,}")
     table.add_row("latency, training time", f"{cost['latency_ms']:.2f} ms, {metrics['seconds']:.1f} s")
     console = Terminal()
     console.print(table)

@@ -122,7 +122,7 @@ def _usage(repo: str, header: Mapping[str, Any], script: str) -> str:
     predict = (
         "```python\nimport tutelage\nfrom huggingface_hub import snapshot_download\n\n"
         f"folder = snapshot_download({repo!r})\n"
-        f'predictions = tutelage.predict_images(f"{spec}@{{folder}}/{WEIGHTS_NAME}", "photo.jpg")\n```\n\n'
+        f'rows = tutelage.predict_files(f"{spec}@{{folder}}/{WEIGHTS_NAME}", "photo.jpg").rows\n```\n\n'
         if "image_shape" in header and not code
         else ""
     )

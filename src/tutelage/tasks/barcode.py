@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar
 
@@ -13,6 +13,7 @@ from tutelage.data.formats.ean13 import EAN13
 from tutelage.evaluation.json_numbers import json_number
 from tutelage.evaluation.smart_inference import Reading, most_probable, read
 from tutelage.tasks.metric import Curve, Metric
+from tutelage.tasks.prediction import Prediction, Request
 from tutelage.tasks.strings import Strings
 
 CANDIDATES = (0, 1, 2, 3, 4, 6)
@@ -55,6 +56,14 @@ class Barcode(Strings):
                 **{name: [shares[name] for shares in by_candidates.values()] for name in default},
             },
         }
+
+    def predictions(self, request: Request) -> Iterator[Prediction]:
+        """The string of smart inference, empty if it reads nothing, and the probability of the symbols."""
+        reading = read(request.logits(), EAN13, DEFAULT_CANDIDATES)
+        parts = (reading.symbols.tolist(), reading.accepted.tolist(), reading.log_prob.exp().tolist())
+        for numbers, accepted, probability in zip(*parts, strict=True):
+            text = "".join(request.classes[number] for number in numbers)
+            yield Prediction([{"string": text if accepted else "", "probability": probability}])
 
 
 def outcomes(reading: Reading, labels: Tensor) -> dict[str, float | None]:

@@ -16,6 +16,7 @@ from tutelage.data.data import Data, Split
 from tutelage.data.targets import class_counts
 from tutelage.errors import TutelageError
 from tutelage.evaluation import operations
+from tutelage.evaluation.class_probabilities import ClassProbabilities, row_text
 from tutelage.evaluation.extra import evaluate_extra
 from tutelage.evaluation.json_numbers import json_number, json_numbers
 from tutelage.evaluation.memorisation import memorisation
@@ -43,6 +44,7 @@ from tutelage.models.ensemble import Ensemble
 from tutelage.models.outputs import Outputs
 from tutelage.models.tapped import Tapped
 from tutelage.tasks.metric import Curve, Metric
+from tutelage.tasks.prediction import Prediction, Request
 from tutelage.tasks.task import Compute, Task, check_single_label
 from tutelage.terms import CrossEntropy, SoftTargets
 from tutelage.terms.term import Term
@@ -60,6 +62,7 @@ class Classification(Task):
 
     loss_name: ClassVar[str] = "ce"
     outputs_are_logits: ClassVar[bool] = True
+    ranked: ClassVar[bool] = True
     metrics: ClassVar[Mapping[str, Metric | Curve]] = MappingProxyType(
         {
             "accuracy": Metric("test accuracy", "higher", percent=True),
@@ -95,6 +98,13 @@ class Classification(Task):
             "nll": "NLL",
             "ece": "ECE",
         }
+    )
+    class_metrics: ClassVar[Mapping[str, str]] = MappingProxyType(
+        {"recall": "per_class_accuracy", "precision": "per_class_precision", "F1": "per_class_f1"}
+    )
+    class_note: ClassVar[str] = (
+        "Recall: the share of a class's samples that are predicted as it. Precision: the share of its predictions that "
+        "are right."
     )
     training_metric_note: ClassVar[str] = (
         "Accuracy on the given training labels, including wrong ones, during training."
@@ -259,6 +269,15 @@ class Classification(Task):
             yield "teacher's test accuracy", f"{test['teacher_accuracy']:.2%}"
         if "agreement" in test:
             yield "agreement with the teacher, KL to it", f"{of('.2%', 'agreement')}, {of('.4f', 'kl_to_teacher')}"
+
+    def predictions(self, request: Request) -> Iterator[Prediction]:
+        """The most probable classes with their probabilities, calibrated and with a prediction set if possible."""
+        for row in ClassProbabilities.of(request.logits(), request.classes, request.calibration).rows(request.top):
+            yield Prediction([row])
+
+    def row_text(self, row: Mapping[str, Any]) -> str:
+        """The classes with their probabilities in percent, and the prediction set in braces."""
+        return row_text(row)
 
     def chance_level(self, data: Data) -> float | None:
         """An accuracy somewhat above chance."""

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from tutelage.data.data import Data, Split
+from tutelage.data.formats.boxes import coco
+from tutelage.data.formats.boxes.letterbox import letterboxed
+from tutelage.data.inputs import Inputs
+from tutelage.data.inputs.images import image_inputs, listed_images
 from tutelage.errors import TutelageError
 from tutelage.evaluation.detection import AveragePrecision, average_precision
 from tutelage.evaluation.detection.average_precision import AREA_RANGES
@@ -16,13 +24,15 @@ from tutelage.evaluation.detection.detect import detect
 from tutelage.evaluation.json_numbers import json_number, json_numbers
 from tutelage.models.centre_points import GEOMETRY
 from tutelage.models.outputs import Outputs
-from tutelage.tasks._detection_drawings import draw_detections
+from tutelage.tasks._detection_drawings import SCORE, draw_detections
 from tutelage.tasks.drawing import Drawing
 from tutelage.tasks.metric import Curve, Metric
+from tutelage.tasks.prediction import Prediction, Request
 from tutelage.tasks.task import Compute, Task
 from tutelage.terms.centre_points import CentreLoss
 from tutelage.terms.term import Term
 
+COCO_SUFFIX = ".json"
 FEW_DETECTIONS = (1, 10)  # of each class in each image, for which COCO states the average recall, too
 
 
@@ -56,6 +66,14 @@ class Detection(Task):
         "tutelage.models.centre_points.decode(outputs, (H, W)) returns boxes, scores and classes: the largest "
         "of 3x3 cells, up to 100 for each image"
     )
+    joint_name: ClassVar[str] = "detections.json"
+    prediction_columns: ClassVar[tuple[str, ...]] = (
+        *("file", "image_id", "class", "category_id", "score"),
+        *("x", "y", "width", "height"),
+    )
+    class_metrics: ClassVar[Mapping[str, str]] = MappingProxyType({"AP": "ap_by_class"})
+    class_note: ClassVar[str] = "AP: the average precision, the mean over IoUs of 0.50 to 0.95."
+    counted: ClassVar[str] = "objects"
     columns: ClassVar[Mapping[str, str]] = MappingProxyType({"ap": "AP", "ap50": "AP50", "ap75": "AP75", "ar100": "AR"})
 
     def recognises(self, module: nn.Module) -> bool:
@@ -110,6 +128,66 @@ class Detection(Task):
     def drawings(self, model: nn.Module, split: Split, data: Data, compute: Compute) -> Sequence[Drawing]:
         """Images with their boxes and the detections, those with the most mistakes first."""
         return draw_detections(self._detections(model, split, compute).cpu(), split, data.classes)
+
+    def inputs(self, paths: Sequence[Path], shape: tuple[int, ...], *, random_boxes: bool, skip_bad: bool) -> Inputs:
+        """Images, or a COCO file that lists images: these then have the numbers of the file, and so have classes."""
+        if not any(path.suffix.lower() == COCO_SUFFIX for path in paths):
+            return image_inputs(listed_images(paths), shape, letterboxed, skip_bad=skip_bad)
+        if len(paths) > 1:
+            raise TutelageError(
+                f"a COCO file lists its images, so it is the only input, and there are {len(paths)}; name it alone"
+            )
+        images, categories = coco.listed_images(paths[0])
+        listed = [(file, file.stem) for file, _ in images]
+        ids = [number for _, number in images]
+        return replace(image_inputs(listed, shape, letterboxed, skip_bad=skip_bad, ids=ids), categories=categories)
+
+    def predictions(self, request: Request) -> Iterator[Prediction]:
+        """The detections in each image by falling score, in its own pixels and cut at its rim.
+
+        A COCO file of inputs determines the numbers of images and classes; without one both count from 1.
+        """
+        inputs = request.inputs
+        numbers = inputs.categories or {name: number for number, name in enumerate(request.classes, 1)}
+        if missing := [name for name in request.classes if name not in numbers]:
+            raise TutelageError(f"the COCO file has no category {missing[0]!r:.80}, which the network detects; add it")
+        detections = detect(request.model, inputs.split, device=request.device, workers=request.workers).cpu().double()
+        side = inputs.split.inputs.shape[1:3]
+        for image, listed in enumerate(detections):
+            left, top, width, height = inputs.views[image].tolist()
+            scale = torch.tensor([width / side[1], height / side[0]] * 2)
+            whole = inputs.sizes[image].flip(0).repeat(2)
+            corners = (listed[:, :4] * scale + torch.tensor([left, top] * 2)).clamp(min=0).minimum(whole)
+            rows = []
+            for (x1, y1, x2, y2), (score, number) in zip(corners.tolist(), listed[:, 4:].tolist(), strict=True):
+                if number < 0 or x2 <= x1 or y2 <= y1:
+                    continue
+                name = request.classes[int(number)]
+                place = {"x": x1, "y": y1, "width": x2 - x1, "height": y2 - y1}
+                rows.append(
+                    {"image_id": inputs.ids[image], "class": name, "category_id": numbers[name], "score": score} | place
+                )
+            yield Prediction(rows)
+
+    def row_text(self, row: Mapping[str, Any]) -> str:
+        """A detection with a score of at least 0.3: class, score and box."""
+        if row["score"] < SCORE:
+            return ""
+        box = ", ".join(f"{row[side]:.1f}" for side in ("x", "y", "width", "height"))
+        return f"{row['file']}  {row['class']} {row['score']:.2f}  x, y, width, height {box}"
+
+    def joint_file(self, rows: Sequence[Mapping[str, Any]]) -> bytes:
+        """The detections in COCO's format of results: a list of image_id, category_id, bbox and score."""
+        results = [
+            {
+                "image_id": row["image_id"],
+                "category_id": row["category_id"],
+                "bbox": [round(row[side], 3) for side in ("x", "y", "width", "height")],
+                "score": round(row["score"], 6),
+            }
+            for row in rows
+        ]
+        return json.dumps(results).encode()
 
     def _precision(self, model: nn.Module, split: Split, data: Data, compute: Compute) -> AveragePrecision:
         return average_precision(self._detections(model, split, compute), split.labels, data.num_classes)

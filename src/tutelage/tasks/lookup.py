@@ -14,7 +14,7 @@ from tutelage.errors import TutelageError, one_line, unknown
 from tutelage.models.tapped import Tapped
 from tutelage.tasks.task import Task
 
-_OTHER_MODULES = ("task", "metric", "drawing", "lookup", "compatibility", "evaluate")
+_OTHER_MODULES = ("task", "metric", "drawing", "prediction", "lookup", "compatibility", "evaluate")
 ENTRY_POINTS = "tutelage.tasks"
 
 

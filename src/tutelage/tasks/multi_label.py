@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar
 
@@ -17,6 +17,7 @@ from tutelage.evaluation.json_numbers import json_number, json_numbers
 from tutelage.evaluation.predict import predict
 from tutelage.models.outputs import Outputs
 from tutelage.tasks.metric import Curve, Metric
+from tutelage.tasks.prediction import Prediction, Request
 from tutelage.tasks.task import Compute, Task
 from tutelage.terms.term import Term
 
@@ -96,6 +97,18 @@ class MultiLabel(Task):
             teacher_logits = predict(teacher, split, device=compute.device, workers=compute.workers).cpu()
             result["teacher_mean_average_precision"] = json_number(average_precision(teacher_logits, labels).nanmean())
         return result
+
+    def predictions(self, request: Request) -> Iterator[Prediction]:
+        """The predicted labels, and the probability of each label."""
+        for row in request.logits().sigmoid().tolist():
+            shares = dict(zip(request.classes, row, strict=True))
+            labels = [name for name, share in shares.items() if share > 0.5]
+            yield Prediction([{"labels": labels, **{f"probability of {name}": shares[name] for name in shares}}])
+
+    def row_text(self, row: Mapping[str, Any]) -> str:
+        """The predicted labels."""
+        name, labels = next(iter(row.values())), row["labels"]
+        return f"{name}  {', '.join(labels) or 'none'}"
 
 
 def average_precision(logits: Tensor, labels: Tensor) -> Tensor:

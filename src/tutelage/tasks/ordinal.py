@@ -17,6 +17,7 @@ from tutelage.evaluation.predict import class_logits, predict
 from tutelage.models.outputs import Outputs
 from tutelage.tasks.classification import Classification
 from tutelage.tasks.metric import Curve, Metric
+from tutelage.tasks.prediction import Prediction, Request
 from tutelage.tasks.task import Compute
 
 
@@ -40,6 +41,7 @@ class Ordinal(Classification):
     columns: ClassVar[Mapping[str, str]] = MappingProxyType(
         {"kappa": "kappa", "grade_error": "grade error", **Classification.columns}
     )
+    ranked: ClassVar[bool] = False
     decision_rule: ClassVar[str] = "the expected grade, sum_k k softmax(z)_k, rounded"
     training_metric_note: ClassVar[str] = "Kappa is not a mean over samples, so it is not shown for training batches."
 
@@ -84,6 +86,14 @@ class Ordinal(Classification):
             selected = metrics["selected"]
             yield f"kappa, epoch {selected['epoch']} (best on held-out)", f"{selected['test_kappa']:.4g}"
         yield from super().describe({key: value for key, value in metrics.items() if key != "selected"})
+
+    def predictions(self, request: Request) -> Iterator[Prediction]:
+        """The expected grade, rounded, and its probability."""
+        logits = request.logits()
+        grades = expected_grade(logits)
+        probabilities = logits.softmax(1).gather(1, grades[:, None])[:, 0]
+        for grade, probability in zip(grades.tolist(), probabilities.tolist(), strict=True):
+            yield Prediction([{"class": request.classes[grade], "probability": probability}])
 
     def chance_level(self, data: Data) -> float | None:
         """None: a low kappa need not mean a wrong teacher."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar
 
@@ -15,6 +15,7 @@ from tutelage.evaluation.json_numbers import json_number, json_numbers
 from tutelage.evaluation.predict import predict
 from tutelage.models.outputs import Outputs
 from tutelage.tasks.metric import Curve, Metric
+from tutelage.tasks.prediction import Prediction, Request
 from tutelage.tasks.task import Compute, Task
 from tutelage.terms.term import Term
 
@@ -104,6 +105,11 @@ class Regression(Task):
             teacher_error = (teacher_logits - labels).where(known, 0.0)
             result["teacher_rmse"] = json_number((teacher_error.square().sum() / known.sum()).sqrt())
         return result
+
+    def predictions(self, request: Request) -> Iterator[Prediction]:
+        """Each quantity."""
+        for row in request.logits().tolist():
+            yield Prediction([dict(zip(request.classes, row, strict=True))])
 
 
 task = Regression()

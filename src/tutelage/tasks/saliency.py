@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, ClassVar
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from tutelage.data.batch import Batch
 from tutelage.data.data import Data, Split
+from tutelage.data.inputs.images import of_whole_image
 from tutelage.data.loader import evaluation_batches
 from tutelage.data.modality import Pixels
 from tutelage.errors import TutelageError
@@ -18,8 +20,10 @@ from tutelage.evaluation.json_numbers import json_number
 from tutelage.evaluation.saliency import METRICS, cc, centre_scores, map_scores, predict_maps
 from tutelage.models.modes import eval_mode
 from tutelage.models.outputs import Outputs
+from tutelage.models.random_state import fixed_draws
 from tutelage.tasks.drawing import Drawing
 from tutelage.tasks.metric import Curve, Metric
+from tutelage.tasks.prediction import BATCH, Prediction, Request, png
 from tutelage.tasks.task import Compute, Task
 from tutelage.terms import MapCrossEntropy, MapSoftTargets
 from tutelage.terms.term import Term
@@ -37,6 +41,7 @@ class Saliency(Task):
     """
 
     decision_rule: ClassVar[str] = "the saliency of a pixel, in [0, 1], is the logistic function of its logit"
+    prediction_suffix: ClassVar[str] = ".png"
     training_metric_note: ClassVar[str] = "The correlation with the given maps over the training batches."
 
     metrics: ClassVar[Mapping[str, Metric | Curve]] = MappingProxyType(
@@ -136,6 +141,22 @@ class Saliency(Task):
             pixels = _panels(batch.inputs[number].cpu(), batch.targets[number].cpu(), maps[number])
             drawings.append(Drawing(pixels, caption))
         return drawings
+
+    def predictions(self, request: Request) -> Iterator[Prediction]:
+        """A grey PNG of the size of each image, black where the network does not see it, and the place of its peak.
+
+        White is a probability of 1: maps of several images can be compared. The place is in pixels from 0.
+        """
+        model, inputs = request.model, request.inputs
+        size = inputs.split.inputs.shape[1:3]
+        batches = evaluation_batches(inputs.split, device=request.device, batch_size=BATCH, workers=request.workers)
+        with eval_mode(model), fixed_draws(model), torch.no_grad():
+            maps = torch.cat([predict_maps(model, batch.inputs, size).cpu() for batch in batches])
+        for seen, view, whole in zip(maps, inputs.views, inputs.sizes.tolist(), strict=True):
+            values = of_whole_image(seen, view, whole, nearest=False, fill=0.0)
+            y, x = divmod(int(values.argmax()), values.shape[1])
+            grey = (255 * values).round().to(torch.uint8)
+            yield Prediction([{"peak_x": x, "peak_y": y}], png(Image.fromarray(grey.numpy())))
 
 
 def _scores(model: nn.Module, split: Split, compute: Compute, metrics: Collection[str] = METRICS) -> dict[str, Tensor]:

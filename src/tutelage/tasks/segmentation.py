@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, ClassVar
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
+from tutelage.data.arrays import VOID
+from tutelage.data.batch import UNLABELLED
 from tutelage.data.data import Data, Split
+from tutelage.data.inputs.images import of_whole_image
+from tutelage.data.targets import Masks
 from tutelage.errors import TutelageError, TutelageWarning
 from tutelage.evaluation.json_numbers import json_number, json_numbers
 from tutelage.evaluation.segmentation import (
@@ -31,12 +36,14 @@ from tutelage.models.tapped import Tapped
 from tutelage.tasks._overlays import palette, side_by_side, swatches
 from tutelage.tasks.drawing import Drawing
 from tutelage.tasks.metric import Curve, Metric
+from tutelage.tasks.prediction import Prediction, Request, png
 from tutelage.tasks.task import Compute, Task
 from tutelage.terms.pixels import PixelCrossEntropy, PixelSoftTargets
 from tutelage.terms.term import Term
 
 LARGEST_CONFUSION = 100  # classes; a larger matrix would dominate result.json
 DRAWN = 6  # of the worst images, and of those around the median
+VOID_COLOUR = (224, 224, 192)  # as in PASCAL VOC
 MOST_JUDGED = 1024  # images that are searched for them
 
 
@@ -49,6 +56,7 @@ class Segmentation(Task):
 
     loss_name: ClassVar[str] = "ce"
     counted: ClassVar[str] = "pixels"
+    prediction_suffix: ClassVar[str] = ".png"
     metrics: ClassVar[Mapping[str, Metric | Curve]] = MappingProxyType(
         {
             "mean_iou": Metric("mean IoU", "higher", percent=True),
@@ -62,6 +70,14 @@ class Segmentation(Task):
             "agreement": Metric("pixels predicted as by the teacher", "higher", percent=True),
             "teacher_mean_iou": Metric("the teacher's mean IoU", None, percent=True),
         }
+    )
+
+    class_metrics: ClassVar[Mapping[str, str]] = MappingProxyType(
+        {"recall": "per_class_accuracy", "precision": "per_class_precision", "IoU": "per_class_iou"}
+    )
+    class_note: ClassVar[str] = (
+        "Recall: the share of a class's pixels that are predicted as it. Precision: the share of its predictions that "
+        "are right. IoU: the right predictions as a share of the pixels that are of the class or predicted as it."
     )
 
     training_metric_note: ClassVar[str] = (
@@ -163,6 +179,30 @@ class Segmentation(Task):
         present = [number for number in range(data.num_classes) if bool((drawn == number).any())]
         names = ", ".join(data.classes[number] for number in present)
         return [*drawings, Drawing(swatches(colours[present]), f"the colours, from left to right: {names}")]
+
+    def predictions(self, request: Request) -> Iterator[Prediction]:
+        """A mask of the size of each image as a PNG of class numbers, and the share of each class in its pixels.
+
+        The pixels that the network does not see are void, 255.
+        """
+        inputs, count = request.inputs, len(request.classes)
+        void = torch.full((len(inputs), *inputs.split.inputs.shape[1:3]), UNLABELLED, dtype=torch.int16)
+        split = Split.of(inputs.split.inputs, void, targets=Masks())
+        masks = predicted_masks(request.model, split, count, device=request.device, workers=request.workers)
+        colours = [*palette(VOID).flatten().tolist(), *VOID_COLOUR]
+        for mask, view, size in zip(masks, inputs.views, inputs.sizes.tolist(), strict=True):
+            numbers = of_whole_image(mask, view, size, nearest=True, fill=VOID).to(torch.uint8)
+            image = Image.fromarray(numbers.numpy())
+            image.putpalette(colours)
+            shares = torch.bincount(mask.flatten().long(), minlength=count) / mask.numel()
+            row = {f"share of {name}": share for name, share in zip(request.classes, shares.tolist(), strict=True)}
+            yield Prediction([row], png(image))
+
+    def row_text(self, row: Mapping[str, Any]) -> str:
+        """The classes that occur with their shares in percent, the largest first."""
+        name, *shares = row.items()
+        present = sorted(((share, key.removeprefix("share of ")) for key, share in shares if share), reverse=True)
+        return f"{name[1]}  " + "  ".join(f"{label} {100 * share:.1f} %" for share, label in present)
 
     def chance_level(self, data: Data) -> float | None:
         """The largest mean IoU of a constant prediction where all classes occur, 1 / C."""

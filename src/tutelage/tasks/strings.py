@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar
 
@@ -16,6 +16,7 @@ from tutelage.evaluation.json_numbers import json_number, json_numbers
 from tutelage.evaluation.predict import predict
 from tutelage.models.outputs import Outputs
 from tutelage.tasks.metric import Curve, Metric
+from tutelage.tasks.prediction import Prediction, Request
 from tutelage.tasks.task import Compute, Task
 from tutelage.terms import CrossEntropy, SoftTargets
 from tutelage.terms.term import Term
@@ -93,6 +94,13 @@ class Strings(Task):
     def decision_metrics(self, logits: Tensor, labels: Tensor) -> dict[str, Any]:
         """Metrics of further decision rules, from logits (N, L, C) and labels (N, L); subclasses override this."""
         return {}
+
+    def predictions(self, request: Request) -> Iterator[Prediction]:
+        """The string of the most probable symbols, and its probability."""
+        values, symbols = request.logits().log_softmax(2).max(2)
+        for numbers, share in zip(symbols.tolist(), values.sum(1).exp().tolist(), strict=True):
+            text = "".join(request.classes[number] for number in numbers)
+            yield Prediction([{"string": text, "probability": share}])
 
 
 def _right(logits: Tensor, labels: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from tutelage.models.outputs import Outputs
 from tutelage.models.tapped import Tapped
 from tutelage.tasks.drawing import Drawing
 from tutelage.tasks.metric import Curve, Metric
+from tutelage.tasks.prediction import Predicting
 from tutelage.terms.term import Term
 
 
@@ -38,7 +39,7 @@ class Compute:
     workers: int = 2
 
 
-class Task:
+class Task(Predicting):
     """The metrics, the supervised loss, the checks and the evaluation of a kind of problem.
 
     Each file of this folder defines one, named ``task``; other packages add tasks through the entry point group
@@ -60,6 +61,12 @@ class Task:
     counted: ClassVar[str] = "samples"
     """What the counts of its evaluation count, in words."""
 
+    class_metrics: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    """The metrics of each class on the page of a run: titles of results of ``evaluate``; the first orders them."""
+
+    class_note: ClassVar[str] = ""
+    """What ``class_metrics`` are, in words."""
+
     loss_name: ClassVar[str] = "labels"
     """The name of the label loss in records."""
 
@@ -68,11 +75,6 @@ class Task:
 
     training_metric_note: ClassVar[str] = "The main metric over the training batches, with the given labels."
     """A sentence about ``training_metric``, printed below its figure."""
-
-    @property
-    def name(self) -> str:
-        """The name of the task, which is the name of its module."""
-        return type(self).__module__.rpartition(".")[2]
 
     @property
     def summary(self) -> str:

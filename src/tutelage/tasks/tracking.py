@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar
 
@@ -14,6 +16,8 @@ from torch import Tensor, nn
 from tutelage.data.batch import Batch
 from tutelage.data.data import Data, Split
 from tutelage.data.frames import Frames
+from tutelage.data.inputs import Inputs
+from tutelage.data.inputs.videos import video_inputs
 from tutelage.data.targets.track import box_of, visible
 from tutelage.errors import TutelageError
 from tutelage.evaluation.json_numbers import json_number, json_numbers
@@ -24,6 +28,7 @@ from tutelage.models.outputs import Outputs
 from tutelage.tasks._tracks import selected, sheet
 from tutelage.tasks.drawing import Drawing
 from tutelage.tasks.metric import Curve, Metric
+from tutelage.tasks.prediction import Prediction, Request
 from tutelage.tasks.task import Compute, Task
 from tutelage.terms.term import Term
 
@@ -82,6 +87,7 @@ class Tracking(Task):
     without it.
     """
 
+    prediction_suffix: ClassVar[str] = ".txt"
     decision_rule: ClassVar[str] = (
         "tutelage.evaluation.tracks.track: crops around the last box at three scales, and the peak of the response; "
         "templates and search crops are the network's inputs, side by side (tutelage.data.frames.pair)"
@@ -189,6 +195,24 @@ class Tracking(Task):
             )
             for position in selected(result["overlap_of_videos"])
         ]
+
+    def inputs(self, paths: Sequence[Path], shape: tuple[int, ...], *, random_boxes: bool, skip_bad: bool) -> Inputs:
+        """Folders of frames with the first box."""
+        return video_inputs(paths, shape)
+
+    def predictions(self, request: Request) -> Iterator[Prediction]:
+        """The box in each frame, x and y from 1; a text file of them in the layout of the Object Tracking Benchmark."""
+        inputs = request.inputs
+        tracks = track(request.model, inputs.split, device=request.device, workers=request.workers)
+        for boxes in torch.split(tracks.boxes[0] + torch.tensor([1.0, 1.0, 0.0, 0.0]), inputs.counts.tolist()):
+            lines = [
+                ",".join("NaN" if math.isnan(value) else f"{value:.2f}" for value in row) for row in boxes.tolist()
+            ]
+            rows = [
+                {"frame": number, **dict(zip(("x", "y", "width", "height"), json_numbers(row), strict=True))}
+                for number, row in enumerate(boxes, 1)
+            ]
+            yield Prediction(rows, "".join(f"{line}\n" for line in lines).encode())
 
 
 def video_name(data: Data, number: int) -> str:

@@ -35,7 +35,7 @@ def load(folder: Path) -> Data:
     for split in ("train", "test"):
         if split not in files:
             raise TutelageError(f"text: {folder} has no {FILES[split]}; it has {LAYOUT}")
-    rows = {split: _rows(file) for split, file in files.items()}
+    rows = {split: read_rows(file) for split, file in files.items()}
     classes = tuple(sorted({label for label, _ in rows["train"] if label}))
     if not classes:
         raise TutelageError(f"{files['train']} has no label at all; it has {LAYOUT}")
@@ -101,14 +101,18 @@ def make_tokenizer(folder: Path | str, size: int = 8000) -> Path:
     tokenizer.normalizer = tokenizers.normalizers.BertNormalizer()
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
     trainer = tokenizers.trainers.BpeTrainer(vocab_size=size, special_tokens=["[PAD]", "[UNK]"], show_progress=False)
-    tokenizer.train_from_iterator([text for _, text in _rows(file)], trainer)
+    tokenizer.train_from_iterator([text for _, text in read_rows(file)], trainer)
     written = Path(folder) / TOKENIZER
     tokenizer.save(str(written))
     return written
 
 
-def _rows(file: Path) -> list[tuple[str, str]]:
-    """Read (label, text) of each line; the label is empty for unlabelled texts."""
+def read_rows(file: Path) -> list[tuple[str, str]]:
+    """The label and the text of each line of a file; the label is empty for unlabelled texts.
+
+    Raises:
+        TutelageError: the file is no UTF-8 text, has no text, or a line has no label.
+    """
     try:
         with file.open(encoding="utf-8", newline="") as stream:
             lines = list(csv.reader(stream, delimiter="\t", quoting=csv.QUOTE_NONE))

@@ -26,6 +26,7 @@ LAYOUT = (
     "NAME/groundtruth.txt (as GOT-10k), in train/ and test/ or in the folder itself"
 )
 FOLDERS = {"train": ("train",), "validation": ("val", "valid", "validation"), "test": ("test",)}
+BOXES = ("groundtruth_rect*.txt", "groundtruth.txt")
 ABSENCE = "absence.label"
 SEPARATORS = re.compile(r"[\s,;]+")
 
@@ -57,7 +58,8 @@ def load(folder: Path, image_size: int | None = None, *, test: float | None = No
     elif "test" not in folders:
         raise TutelageError(f"{folder} has a folder train and no folder test; {LAYOUT}")
     videos = {
-        split: [video for path in _sorted(root) for video in _videos(path, root)] for split, root in folders.items()
+        split: [video for path in subfolders(root) for video in videos_in(path, root)]
+        for split, root in folders.items()
     }
     for split, listed in videos.items():
         if not listed:
@@ -69,7 +71,7 @@ def load(folder: Path, image_size: int | None = None, *, test: float | None = No
     splits, number = {}, 0
     images = read_frames(encoded)
     for split, listed in videos.items():
-        labels = [_labels(video, number + position) for position, video in enumerate(listed)]
+        labels = [track_labels(video, number + position) for position, video in enumerate(listed)]
         number += len(listed)
         splits[split] = Split.of(images[split], torch.cat(labels), modality, Track())
     record = {"source": "frames", "videos": [video.name for listed in videos.values() for video in listed]}
@@ -91,7 +93,7 @@ def load(folder: Path, image_size: int | None = None, *, test: float | None = No
 
 
 @dataclass(frozen=True)
-class _Video:
+class Video:
     """A video and one of its objects.
 
     Attributes:
@@ -105,27 +107,34 @@ class _Video:
     boxes: Tensor
 
 
-def _labels(video: _Video, number: int) -> Tensor:
+def track_labels(video: Video, number: int) -> Tensor:
     """(T, 6) labels of a video; coordinates start at 0."""
     count = len(video.frames)
     numbers = torch.stack([torch.full((count,), float(number)), torch.arange(count, dtype=torch.float32)], 1)
     return torch.cat([numbers, video.boxes - torch.tensor([1.0, 1.0, 0.0, 0.0])], 1)
 
 
-def _sorted(folder: Path) -> list[Path]:
+def subfolders(folder: Path) -> list[Path]:
+    """The folders in a folder by name, without hidden ones."""
     return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
-def _videos(folder: Path, root: Path) -> list[_Video]:
-    """The objects of a folder of frames; none if there are no boxes in it."""
-    files = sorted(folder.glob("groundtruth_rect*.txt")) or sorted(folder.glob("groundtruth.txt"))
+def videos_in(folder: Path, root: Path | None) -> list[Video]:
+    """The objects of a folder of frames; none if there are no boxes in it.
+
+    The frames are named below ``root``, and each needs a box. Without a root they have whole paths, and boxes may be
+    missing at the end.
+    """
+    files = next((files for pattern in BOXES if (files := sorted(folder.glob(pattern)))), [])
     if not files:
         return []
     frames = _frames(folder / "img" if (folder / "img").is_dir() else folder)
-    names = tuple(os.path.relpath(frame, root) for frame in frames)
+    names = tuple(str(frame) if root is None else os.path.relpath(frame, root) for frame in frames)
     videos = []
     for file in files:
         boxes = _boxes(file)
+        if root is None and len(boxes) < len(frames):
+            boxes = torch.cat([boxes, torch.full((len(frames) - len(boxes), 4), torch.nan)])
         if len(boxes) != len(frames):
             raise TutelageError(
                 f"{file} has {len(boxes)} boxes for {len(frames)} frames; give one line for each frame, NaN where the "
@@ -136,7 +145,7 @@ def _videos(folder: Path, root: Path) -> list[_Video]:
         if not bool((~boxes.isnan()).any()):
             raise TutelageError(f"{file} has no frame in which the object is in sight; remove {folder}")
         suffix = file.name.removeprefix("groundtruth_rect").removesuffix(".txt") if len(files) > 1 else ""
-        videos.append(_Video(folder.name + suffix, names, boxes))
+        videos.append(Video(folder.name + suffix, names, boxes))
     return videos
 
 

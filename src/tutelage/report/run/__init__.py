@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tutelage.config import Config, read_config
+from tutelage.data import Pixels
 from tutelage.errors import TutelageError
 from tutelage.files import as_path, atomic_write
 from tutelage.report.image import POLICY
@@ -22,12 +23,6 @@ from tutelage.trust import Trust
 
 _MATRIX = 25  # classes, up to which the confusion matrix is listed
 _PAIRS = 5
-_CLASS_METRICS = {
-    "recall": "per_class_accuracy",
-    "precision": "per_class_precision",
-    "F1": "per_class_f1",
-    "IoU": "per_class_iou",
-}
 
 
 def is_run(folder: Path) -> bool:
@@ -87,12 +82,12 @@ def _render(
     facts = [
         *task.describe(entries),
         ("parameters", f"{cost['parameters']:,}"),
-        ("FLOPs per image", f"{cost['flops']:,}"),
+        (f"FLOPs per {entries['data'].get('sample', Pixels.sample)}", f"{cost['flops']:,}"),
         ("latency", f"{cost['latency_ms']:.2f} ms"),
         ("training time", f"{entries['seconds']:,.0f} s"),
     ]
     test = entries["test"]
-    names = [*(test.get("per_class_accuracy") or {})]
+    names = entries["data"]["classes"]
     counts = _counts(test.get("confusion"), len(names))
     return (
         templates(__package__)
@@ -110,7 +105,8 @@ def _render(
             calibration=entries.get("calibration"),
             initial=entries.get("init"),
             curve=curve,
-            classes=_classes(test, names, counts),
+            classes=_classes(test, task, names, entries["data"]["counts"].get("test")),
+            class_note=task.class_note,
             counted=task.counted,
             names=names if len(names) <= _MATRIX else [],
             matrix=_matrix(names, counts) if len(names) <= _MATRIX else [],
@@ -132,14 +128,23 @@ def _counts(confusion: Any, classes: int) -> list[list[int]]:
     return rows if whole else []
 
 
-def _classes(test: Mapping[str, Any], names: list[str], counts: list[list[int]]) -> list[dict[str, Any]]:
-    """The metrics of each class, and its number of test samples (or pixels) where known; lowest recall first."""
+def _classes(test: Mapping[str, Any], task: Task, names: list[str], counts: list[int] | None) -> list[dict[str, Any]]:
+    """The metrics of each class, and what it has in the test split, such as samples; the lowest first metric first."""
+    columns = {title: _by_class(test[key], names) for title, key in task.class_metrics.items() if test.get(key)}
+    if not columns:
+        return []
     rows = [
-        {"name": name, "count": sum(counts[number]) if counts else None}
-        | {title: test[key].get(name) for title, key in _CLASS_METRICS.items() if test.get(key)}
+        {"name": name, "count": counts[number] if counts else None}
+        | {title: values.get(name) for title, values in columns.items()}
         for number, name in enumerate(names)
     ]
-    return sorted(rows, key=lambda row: 2.0 if row["recall"] is None else row["recall"])
+    first = next(iter(columns))
+    return sorted(rows, key=lambda row: 2.0 if row[first] is None else row[first])
+
+
+def _by_class(values: Any, names: list[str]) -> Mapping[str, Any]:
+    """The values of a metric by the names of the classes; a list is in their order."""
+    return values if isinstance(values, Mapping) else dict(zip(names, values, strict=False))
 
 
 def _matrix(names: list[str], counts: list[list[int]]) -> list[tuple[str, list[tuple[int, float, bool]]]]:

@@ -14,7 +14,7 @@ from tutelage.files import read_file
 from tutelage.parsing import parse_json
 from tutelage.text import value_text
 
-FILES = ("_annotations.coco.json", "annotations.json", "annotations.coco.json", "labels.json")
+FILES = ("_annotations.coco.json", "annotations.json", "annotations.coco.json")
 FOLDER = "annotations"
 PREFIX = "instances_"
 SPLITS = {"train": ("train",), "validation": ("valid", "val"), "test": ("test",)}
@@ -24,10 +24,10 @@ def files_of(folder: Path) -> dict[str, Path]:
     """The file of annotations of each split; empty if the folder has none.
 
     It is ``annotations/instances_train*.json`` (or ``annotations/train*.json``), or one file in the folder of each
-    split. Otherwise the only JSON file of the folder or of ``annotations``, whatever its name, is ``train``.
+    split, or one in the folder itself, which is ``train``.
 
     Raises:
-        TutelageError: a split has several files, or several files have no split.
+        TutelageError: a split has several files.
     """
     by_split: dict[str, Path] = {}
     for split, names in SPLITS.items():
@@ -39,16 +39,8 @@ def files_of(folder: Path) -> dict[str, Path]:
             raise TutelageError(f"{files[0]} and {files[1]} are both annotations of the {split} split; keep one")
         if files:
             by_split[split] = files[0]
-    if by_split:
-        return by_split
-    alone = [folder / name for name in FILES if (folder / name).is_file()]
-    alone = alone or sorted([*folder.glob("*.json"), *(folder / FOLDER).glob("*.json")])
-    if len(alone) > 1:
-        raise TutelageError(
-            f"{alone[0]} and {alone[1]} may both have annotations; name them {FOLDER}/{PREFIX}train.json, "
-            f"{FOLDER}/{PREFIX}test.json, or remove one"
-        )
-    return {"train": alone[0]} if alone else {}
+    alone = next((folder / name for name in FILES if (folder / name).is_file()), None)
+    return by_split if by_split or alone is None else {"train": alone}
 
 
 def read(folder: Path, files: Mapping[str, Path]) -> tuple[dict[str, list[AnnotatedImage]], list[str]]:
@@ -73,21 +65,38 @@ def _places(folder: Path, file: Path) -> list[Path]:
     """The folders in which the images of a file of annotations may be, in this order."""
     name = file.stem.removeprefix(PREFIX)
     beside = file.parent
-    pixels = [place / images for images in ("images", "data") for place in (beside, folder)]
-    return [folder / name, folder / "images" / name, beside, *pixels, folder]
+    return [folder / name, folder / "images" / name, beside / "images", beside, folder / "images", folder]
+
+
+def listed_images(file: Path) -> tuple[list[tuple[Path, int | str]], dict[str, int | str]]:
+    """The images that a file lists with their ids, and the ids of its categories by name; it needs no annotations.
+
+    Raises:
+        TutelageError: the file is damaged, or an image is missing.
+    """
+    content = _Annotations(file, annotated=False)
+    folder = file.parent.parent if file.parent.name == FOLDER else file.parent
+    images = content.images(_places(folder, file))
+    ids = [row["id"] for row in content.rows]
+    return [(image.file, number) for image, number in zip(images, ids, strict=True)], {
+        name: number for number, name in content.names.items()
+    }
 
 
 class _Annotations:
-    """A file of annotations."""
+    """A file of annotations; of one without ``annotated`` images only the other entries are read."""
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, annotated: bool = True) -> None:
         self.file = file
         try:
             content = parse_json(read_file(file, None))
         except ValueError as error:
             raise TutelageError(f"{file} cannot be read: {error}") from error
-        tables = [
-            content.get(name) if isinstance(content, dict) else None for name in ("images", "annotations", "categories")
+        content = content if isinstance(content, dict) else {}
+        tables: list[Any] = [
+            content.get("images"),
+            content.get("annotations") if annotated else [],
+            content.get("categories"),
         ]
         if not all(isinstance(table, list) and all(isinstance(row, dict) for row in table) for table in tables):
             raise TutelageError(f"{file} is not in COCO's format: it needs lists images, annotations and categories")

@@ -6,10 +6,14 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
-from tutelage.data.decode import ImageFiles, upright
+from tutelage.data.decode import Encoded, ImageFiles, upright
+from tutelage.data.images import Images
+from tutelage.data.inputs.images import centred
 
 
 class Placement(NamedTuple):
@@ -50,3 +54,16 @@ class LetterboxedFiles(ImageFiles):
             scaled
         ).reshape(place.height, place.width, self.channels)
         return pixels
+
+
+def letterboxed(files: Encoded, sizes: Tensor, size: tuple[int, int], channels: int) -> tuple[Images, Tensor]:
+    """Files in the middle of squares, for prediction; the rest is as in ``inputs.images.Reader``."""
+    if size[0] != size[1]:
+        return centred(files, sizes, size, channels)
+    views = []
+    for height, width in sizes.tolist():
+        place = placement((height, width), size[0])
+        across, down = width / place.width, height / place.height
+        views.append([-place.left * across, -place.top * down, size[1] * across, size[0] * down])
+    images = LetterboxedFiles(files, size, channels, resize=True)
+    return images, torch.tensor(views, dtype=torch.float64)

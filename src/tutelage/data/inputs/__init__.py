@@ -1,0 +1,5 @@
+"""Unlabelled samples in files, which a trained network predicts."""
+
+from tutelage.data.inputs.inputs import Inputs
+
+__all__ = ["Inputs"]
