@@ -49,10 +49,7 @@ def marginal_nll(logits: Tensor, targets: Tensor) -> Tensor:
 class MarginalLikelihood(Term):
     """``marginal_nll`` of the student's logits, (B,)."""
 
-    @property
-    def teacher_roles(self) -> tuple[str, ...]:
-        """None."""
-        return ()
+    reads_teacher = False
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch | None) -> Tensor:
         """(B,) nats."""

@@ -42,9 +42,7 @@ class Scalar(nn.Module):
 class Quadratic(Term):
     """(z - y)^2 / 2."""
 
-    @property
-    def teacher_roles(self) -> tuple[str, ...]:
-        return ()
+    reads_teacher = False
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch | None) -> Tensor:
         assert batch is not None

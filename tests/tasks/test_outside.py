@@ -31,9 +31,7 @@ SHORT: dict[str, Any] = {"epochs": 6, "batch_size": 16, "lr": 0.05, "device": "c
 class Cumulative(Term):
     """Binary cross-entropy of "above grade k" for each of the first C - 1 logits: (B,) nats."""
 
-    @property
-    def teacher_roles(self) -> tuple[str, ...]:
-        return ()
+    reads_teacher = False
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch | None) -> Tensor:
         assert batch is not None

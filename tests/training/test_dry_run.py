@@ -28,13 +28,11 @@ from tutelage.training.learner import ForwardPass
 class Function(Term):
     """Returns a function of the student's logits."""
 
+    reads_teacher = False
+
     def __init__(self, value: Callable[[Tensor], Any]) -> None:
         super().__init__()
         self.value = value
-
-    @property
-    def teacher_roles(self) -> tuple[str, ...]:
-        return ()
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch | None) -> Tensor:
         return self.value(student["logits"])  # type: ignore[no-any-return]

@@ -26,14 +26,12 @@ from tutelage.training.execution import Execution
 class NonFiniteLoss(Term):
     """Cross-entropy that has ``value`` for a sample of one step (counted from 0 over the fit)."""
 
+    reads_teacher = False
+
     def __init__(self, step: int, value: float, one_value: bool = False) -> None:
         super().__init__()
         self.inner, self.step, self.value, self.one_value = CrossEntropy(), step, value, one_value
         self.batches: list[list[int]] = []
-
-    @property
-    def teacher_roles(self) -> tuple[str, ...]:
-        return ()
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch | None) -> Tensor:
         loss: Tensor = self.inner(student, teacher, batch)

@@ -93,13 +93,11 @@ def test_resumed_run_reports_earlier_epochs_once(
 class Interrupting(Term):
     """Cross-entropy that raises at its n-th step."""
 
+    reads_teacher = False
+
     def __init__(self, at: int | None) -> None:
         super().__init__()
         self.inner, self.at, self.calls = CrossEntropy(), at, 0
-
-    @property
-    def teacher_roles(self) -> tuple[str, ...]:
-        return ()
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch | None) -> Tensor:
         if torch.is_grad_enabled():

@@ -172,6 +172,8 @@ class Subclasses(Term):
         neighbours, other_neighbours, space, form, margin, temperature: as in ``oskd``.
     """
 
+    reads_teacher = False
+
     def __init__(
         self,
         neighbours: int = 1,
@@ -186,11 +188,6 @@ class Subclasses(Term):
         self.neighbours, self.other_neighbours, self.space = neighbours, other_neighbours, space
         self.form, self.margin, self.temperature = form, margin, temperature
         self.roles = tuple(dict.fromkeys([space, "logits"])) if form == "soft" else (space,)
-
-    @property
-    def teacher_roles(self) -> tuple[str, ...]:
-        """None."""
-        return ()
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch | None) -> Tensor:
         """(B,); in the distance form bounded below by -4, or by 0 with a margin."""

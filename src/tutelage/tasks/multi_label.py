@@ -28,10 +28,7 @@ class BinaryCrossEntropy(Term):
     Labels (B, C) are 1, 0 or -1 for unknown; a sample without known labels counts 0.
     """
 
-    @property
-    def teacher_roles(self) -> tuple[str, ...]:
-        """None: it reads no teacher outputs."""
-        return ()
+    reads_teacher = False
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch | None) -> Tensor:
         """(B,) nats."""

@@ -28,10 +28,7 @@ class SquaredError(Term):
     Labels (B, K) are NaN if unknown; a sample without known quantities has loss 0.
     """
 
-    @property
-    def teacher_roles(self) -> tuple[str, ...]:
-        """None: it reads no teacher outputs."""
-        return ()
+    reads_teacher = False
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch | None) -> Tensor:
         """(B,)."""

@@ -62,10 +62,7 @@ class ResponseLoss(Term):
     of the places with y = 1, and of those with y = 0, add up to 1/2 (Bertinetto et al. 2016, arXiv 1606.09549).
     """
 
-    @property
-    def teacher_roles(self) -> tuple[str, ...]:
-        """None: it reads no teacher outputs."""
-        return ()
+    reads_teacher = False
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch | None) -> Tensor:
         """(B,) nats."""

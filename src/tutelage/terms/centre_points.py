@@ -114,14 +114,11 @@ class CentreLoss(Term):
         offset_weight: of the centre's place in its cell; 1 in the paper.
     """
 
+    reads_teacher = False
+
     def __init__(self, size_weight: float = 0.1, offset_weight: float = 1.0) -> None:
         super().__init__()
         self.size_weight, self.offset_weight = size_weight, offset_weight
-
-    @property
-    def teacher_roles(self) -> tuple[str, ...]:
-        """None: it reads no teacher outputs."""
-        return ()
 
     def mean(self, student: Outputs, teacher: Outputs | None, batch: Batch | None) -> Tensor:
         """The mean over images, (): a cell of the map is no sample of its own."""

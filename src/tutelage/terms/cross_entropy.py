@@ -60,15 +60,11 @@ class CrossEntropy(Term):
     """
 
     uses_soft_labels = True
+    reads_teacher = False
 
     def __init__(self, ignore_index: int = IGNORED, axis: int | None = None) -> None:
         super().__init__()
         self.ignore_index, self.axis = ignore_index, axis
-
-    @property
-    def teacher_roles(self) -> tuple[str, ...]:
-        """None."""
-        return ()
 
     def mask(self, batch: Batch | None) -> Tensor | None:
         """The samples with a label."""

@@ -21,11 +21,7 @@ class Entropy(Term):
     """``entropy`` of the student's prediction, per sample (B,). Minimising it makes predictions more confident."""
 
     reads_labels = False
-
-    @property
-    def teacher_roles(self) -> tuple[str, ...]:
-        """None."""
-        return ()
+    reads_teacher = False
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch | None) -> Tensor:
         """(B,) nats divided by C."""

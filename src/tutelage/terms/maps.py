@@ -97,10 +97,7 @@ class _MapTerm(Term):
 class MapCrossEntropy(_MapTerm):
     """The label loss of saliency: ``map_cross_entropy`` with the density of the labels of ``Maps``, per image (B,)."""
 
-    @property
-    def teacher_roles(self) -> tuple[str, ...]:
-        """None."""
-        return ()
+    reads_teacher = False
 
     def mask(self, batch: Batch | None) -> Tensor | None:
         """The images with a map."""

@@ -66,6 +66,9 @@ class Term(nn.Module):
     roles: tuple[str, ...] = ("logits",)
     """Which outputs of the student it reads. If no term reads ``"logits"``, the forward pass stops at the last role."""
 
+    reads_teacher: bool = True
+    """Whether it reads outputs of a teacher; label losses do not."""
+
     reads_labels: bool = True
     """Whether it needs labels. A class without labels is an error if any term with a non-zero weight needs them."""
 
@@ -80,11 +83,11 @@ class Term(nn.Module):
 
     @property
     def teacher_roles(self) -> tuple[str, ...]:
-        """Which outputs of the teacher it reads: the student's roles unless overridden, none for label losses.
+        """Which outputs of the teacher it reads: the student's roles unless overridden.
 
         A built term may name derived roles in place of layers, since teacher outputs are cached as derived roles.
         """
-        return self.roles
+        return self.roles if self.reads_teacher else ()
 
     def build(self, student: Outputs, teacher: Outputs | None) -> None:
         """Check shapes and create what depends on them. Called once, with the outputs for a first batch."""

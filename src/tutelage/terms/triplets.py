@@ -117,6 +117,7 @@ class Triplets(Term):
     """
 
     roles = ("embedding",)
+    reads_teacher = False
 
     def __init__(
         self, form: Form = "absolute", alpha: float | None = None, beta: float = 1.0, *, nested: bool = False
@@ -134,11 +135,6 @@ class Triplets(Term):
         if nested and form != "bounded":
             raise TutelageError(f"only the bounded form can be nested, not the {form} form")
         self.form, self.alpha, self.beta, self.nested = form, alpha, beta, nested
-
-    @property
-    def teacher_roles(self) -> tuple[str, ...]:
-        """None."""
-        return ()
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch | None) -> Tensor:
         """(), in squared units of the features."""

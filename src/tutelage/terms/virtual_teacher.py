@@ -47,6 +47,8 @@ class VirtualTeacher(Term):
         correct, temperature: as in ``virtual_soft_targets``.
     """
 
+    reads_teacher = False
+
     def __init__(self, correct: float = 0.99, temperature: float = 20.0) -> None:
         super().__init__()
         if not 0 < correct < 1 or not 0 < temperature < float("inf"):
@@ -55,11 +57,6 @@ class VirtualTeacher(Term):
                 f"{correct} and {temperature}"
             )
         self.correct, self.temperature = correct, temperature
-
-    @property
-    def teacher_roles(self) -> tuple[str, ...]:
-        """None."""
-        return ()
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch | None) -> Tensor:
         """(B,) nats."""

@@ -76,15 +76,11 @@ class Gambler(Term):
     """
 
     roles = ("logits", "abstain")
+    reads_teacher = False
 
     def __init__(self, payoff: float) -> None:
         super().__init__()
         self.payoff = payoff
-
-    @property
-    def teacher_roles(self) -> tuple[str, ...]:
-        """None."""
-        return ()
 
     def build(self, student: Outputs, teacher: Outputs | None) -> None:
         """Check the payoff against the number of classes."""

@@ -72,11 +72,7 @@ class _LabelLoss(Term):
     """A term of the student's outputs and the labels alone."""
 
     uses_soft_labels = True
-
-    @property
-    def teacher_roles(self) -> tuple[str, ...]:
-        """None."""
-        return ()
+    reads_teacher = False
 
 
 class OneAgainstRest(_LabelLoss):

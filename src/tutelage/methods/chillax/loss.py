@@ -52,6 +52,7 @@ class NodeCrossEntropy(Term):
 
     below: Tensor
     is_child: Tensor
+    reads_teacher = False
 
     def __init__(self, role: str, hierarchy: Hierarchy) -> None:
         super().__init__()
@@ -61,11 +62,6 @@ class NodeCrossEntropy(Term):
             is_child[list(parents), child] = 1
         self.register_buffer("below", hierarchy.below.float(), persistent=False)
         self.register_buffer("is_child", is_child, persistent=False)
-
-    @property
-    def teacher_roles(self) -> tuple[str, ...]:
-        """None."""
-        return ()
 
     def mask(self, batch: Batch | None) -> Tensor | None:
         """The samples with a label."""

@@ -33,17 +33,13 @@ class RateLoss(Term):
 
     reads_labels = False
     costs: Tensor
+    reads_teacher = False
 
     def __init__(self, costs: Sequence[int], target: float, *, sampled: bool) -> None:
         super().__init__()
         self.target, self.sampled = target, sampled
         self.roles = ("gates" if sampled else "gate_logits",)
         self.register_buffer("costs", torch.tensor(costs, dtype=torch.float32), persistent=False)
-
-    @property
-    def teacher_roles(self) -> tuple[str, ...]:
-        """None."""
-        return ()
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch | None) -> Tensor:
         """(), without unit."""
@@ -63,6 +59,7 @@ class CategoryLoss(Term):
     """
 
     groups: Tensor
+    reads_teacher = False
 
     def __init__(self, blocks: int, groups: Sequence[int]) -> None:
         super().__init__()
@@ -70,11 +67,6 @@ class CategoryLoss(Term):
         self.register_buffer("groups", torch.tensor(groups), persistent=False)
         self.categories = max(groups) + 1
         self.classifiers = nn.ModuleList()
-
-    @property
-    def teacher_roles(self) -> tuple[str, ...]:
-        """None."""
-        return ()
 
     def mask(self, batch: Batch | None) -> Tensor | None:
         """The samples with a label."""

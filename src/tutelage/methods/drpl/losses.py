@@ -36,11 +36,7 @@ class MeanPrediction(Term):
     """``mean_prediction_loss`` of the student's logits, one value for the batch, ()."""
 
     reads_labels = False
-
-    @property
-    def teacher_roles(self) -> tuple[str, ...]:
-        """None."""
-        return ()
+    reads_teacher = False
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch | None) -> Tensor:
         """() nats."""

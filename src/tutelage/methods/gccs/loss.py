@@ -72,14 +72,11 @@ class GaussianSimplex(Term):
         scale, tail, full: as in ``gaussian_simplex``.
     """
 
+    reads_teacher = False
+
     def __init__(self, role: str, scale: float = 70.0, tail: float = 0.2, *, full: bool = False) -> None:
         super().__init__()
         self.roles, self.scale, self.tail, self.full = (role,), scale, tail, full
-
-    @property
-    def teacher_roles(self) -> tuple[str, ...]:
-        """None."""
-        return ()
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch | None) -> Tensor:
         """(), without unit."""

@@ -37,11 +37,7 @@ class ObjectCrossEntropy(Term):
     """-log softmax(z)_y of the filter's logits z, (B, 2); y is 1 for an image with an object, else 0: (B,) nats."""
 
     roles: tuple[str, ...] = (ROLE,)
-
-    @property
-    def teacher_roles(self) -> tuple[str, ...]:
-        """None: it reads no teacher outputs."""
-        return ()
+    reads_teacher = False
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch | None) -> Tensor:
         """(B,)."""

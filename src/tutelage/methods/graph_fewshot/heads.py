@@ -24,16 +24,12 @@ class Head(Term):
 
     roles = ("embedding",)
     head: nn.Linear | None
+    reads_teacher = False
 
     def __init__(self, size: int) -> None:
         super().__init__()
         self.size = size
         self.head = None
-
-    @property
-    def teacher_roles(self) -> tuple[str, ...]:
-        """None."""
-        return ()
 
     def build(self, student: Outputs, teacher: Outputs | None) -> None:
         """Create the layer, if it does not exist."""

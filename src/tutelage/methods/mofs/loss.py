@@ -22,15 +22,12 @@ class HeadsCrossEntropy(Term):
         heads: the roles of the heads' logits, (B, C) each.
     """
 
+    reads_teacher = False
+
     def __init__(self, heads: Sequence[str]) -> None:
         super().__init__()
         self.heads = tuple(heads)
         self.roles = ("logits", *self.heads)
-
-    @property
-    def teacher_roles(self) -> tuple[str, ...]:
-        """None."""
-        return ()
 
     def mask(self, batch: Batch | None) -> Tensor | None:
         """The samples with a label."""

@@ -43,15 +43,11 @@ class LearnedLabels(Term):
 
     reads_labels = False
     reads_index = True
+    reads_teacher = False
 
     def __init__(self, split: Split, scores: Tensor) -> None:
         super().__init__()
         self.store = PerSample(split, scores)
-
-    @property
-    def teacher_roles(self) -> tuple[str, ...]:
-        """None."""
-        return ()
 
     def scores(self, index: Tensor) -> Tensor:
         """A copy of the scores of samples: (B,) ``Batch.index`` to (B, C)."""

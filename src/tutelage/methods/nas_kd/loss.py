@@ -159,15 +159,11 @@ class ExpectedSize(Term):
 
     roles = ("operations", "cells")
     reads_labels = False
+    reads_teacher = False
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.register_buffer("costs", relative_costs(channels), persistent=False)
-
-    @property
-    def teacher_roles(self) -> tuple[str, ...]:
-        """None."""
-        return ()
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch | None) -> Tensor:
         """(), without unit."""

@@ -53,15 +53,11 @@ class Autoencoding(Term):
 
     roles = ("image", "latent")
     reads_labels = False
+    reads_teacher = False
 
     def __init__(self, penalty: float) -> None:
         super().__init__()
         self.penalty = penalty
-
-    @property
-    def teacher_roles(self) -> tuple[str, ...]:
-        """None."""
-        return ()
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch | None) -> Tensor:
         """(B,) in squared units of the pixels."""

@@ -75,15 +75,11 @@ class OrthogonalPlacement(Term):
     """
 
     roles = (COSINES,)
+    reads_teacher = False
 
     def __init__(self, form: Form = "direction", scale: float = 16.0) -> None:
         super().__init__()
         self.form, self.scale = form, scale
-
-    @property
-    def teacher_roles(self) -> tuple[str, ...]:
-        """None."""
-        return ()
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch | None) -> Tensor:
         """(B,), as ``orthogonal_placement``."""

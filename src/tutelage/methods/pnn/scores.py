@@ -162,16 +162,12 @@ class ParzenCrossEntropy(Term):
     reads_index = True
 
     index: Tensor
+    reads_teacher = False
 
     def __init__(self, head: Exemplars, index: Tensor, background: float) -> None:
         super().__init__()
         self._heads, self.background = [head], background
         self.register_buffer("index", index)
-
-    @property
-    def teacher_roles(self) -> tuple[str, ...]:
-        """None."""
-        return ()
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch | None) -> Tensor:
         """(B,) nats."""

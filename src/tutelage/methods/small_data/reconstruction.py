@@ -64,16 +64,12 @@ class Reconstruction(Term):
     """
 
     reads_labels = False
+    reads_teacher = False
 
     def __init__(self, role: str, image: tuple[int, int, int]) -> None:
         super().__init__()
         self.roles, self.image = (role,), image
         self.decoder: Decoder | None = None
-
-    @property
-    def teacher_roles(self) -> tuple[str, ...]:
-        """None."""
-        return ()
 
     def build(self, student: Outputs, teacher: Outputs | None) -> None:
         """Create the decoder from the shape of the features."""
