@@ -139,6 +139,7 @@ def test_attacks_page_runs(follow: Any) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::tutelage.errors.TutelageWarning")
+@pytest.mark.timeout(600)  # every way, at two targets
 def test_compress_page_runs(follow: Any, tmp_path: Path) -> None:
     namespace, output = follow("compress.md")
     assert "best compromise" in output
