@@ -211,6 +211,27 @@ def test_damaged_coco_files_are_refused(
         open_boxes(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("file", "images"),
+    [("annotations/instances_default.json", "images"), ("labels.json", "data"), ("result.json", "images")],
+    ids=["CVAT", "FiftyOne", "Label Studio"],
+)
+def test_single_json_file_has_all_images_whatever_its_name(file: str, images: str, tmp_path: Path) -> None:
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    write_coco(tmp_path / file, tmp_path / images, coco_table({f"{n}.png": [CAT] for n in range(4)}, SIZE, ["cat"]))
+    data = open_boxes(tmp_path, test=0.25)
+    assert (len(data.train), len(data.test)) == (3, 1)
+    assert rows_of(data) == [[*CAT[:4], 0, 0]]
+
+
+def test_several_json_files_without_splits_are_refused(tmp_path: Path, refused: Any) -> None:
+    table = coco_table({"a.png": [CAT]}, SIZE, ["cat"])
+    for name in ("first.json", "second.json"):
+        write_coco(tmp_path / name, tmp_path / "images", table)
+    with refused("first.json and", "second.json may both", "instances_train.json"):
+        open_boxes(tmp_path)
+
+
 def test_other_folders_are_refused_with_the_layouts(tmp_path: Path, refused: Any) -> None:
     (tmp_path / "train").mkdir()
     with refused("has no training images with boxes", "Pascal VOC", "_annotations.coco.json"):

@@ -165,33 +165,6 @@ def test_groups_of_residual_networks() -> None:
     assert coupled.layers["layer3.0.conv2"].squeeze(1).tolist() == list(range(24, 40))
 
 
-@pytest.mark.parametrize("name", ["vgg8", "mobilenetv2x0.5", "wrn-10-1"])
-def test_groups_equal_those_of_torch_pruning(name: str) -> None:
-    pruning = pytest.importorskip("torch_pruning", reason="torch-pruning is not installed")
-    images = torch.randn(2, 3, 32, 32)
-    network = build(name, num_classes=10, input_shape=(3, 32, 32)).eval()
-    graph = pruning.DependencyGraph().build_dependency(network, images)
-    names = {module: name for name, module in network.named_modules()}
-    for group in groups(network, images):
-        first = next(iter(group.layers))
-        layer = network.get_submodule(first)
-        is_linear = isinstance(layer, nn.Linear)
-        prune = pruning.prune_linear_out_channels if is_linear else pruning.prune_conv_out_channels
-        reference: dict[str, set[int]] = {}
-        for dependency, indices in graph.get_pruning_group(layer, prune, idxs=[0, 2]):
-            module = dependency.target.module
-            if module in names:
-                reads = dependency.handler.__name__.endswith("in_channels")
-                reference.setdefault(f"{names[module]} {reads}", set()).update(indices)
-        removed = {
-            f"{name} {reads}": set(columns[[0, 2]].flatten().tolist())
-            for reads, layers in ((False, {**group.layers, **group.between}), (True, group.consumers))
-            for name, columns in layers.items()
-        }
-        assert {key: value for key, value in reference.items() if key in removed} == removed
-        assert {key.split()[0] for key in reference} == {key.split()[0] for key in removed}
-
-
 def test_two_units_remain() -> None:
     network = nn.Sequential(nn.Flatten(), nn.Linear(64, 2), nn.ReLU(), nn.Linear(2, 3))
     assert prunable(network, EXAMPLE) == []

@@ -19,6 +19,7 @@ from tutelage.methods.spikes.neurons import LIF, RateCoding, rate_code
 from tutelage.models.export import export_onnx
 from tutelage.models.load import make_model
 from tutelage.models.random_state import fixed_draws
+from tutelage.models.surgery import reapply
 from tutelage.models.tapped import Tapped
 
 NAMES = ["snn8-6", "snn-conv2-9"]
@@ -134,6 +135,27 @@ def test_pixels_are_not_normalised_and_spike_trains_are_used_as_they_are() -> No
     trains = rate_code(images, 6)
     torch.manual_seed(5)
     assert torch.equal(model(images), model(trains))
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        {"operation": "branch", "at": "neurons.0", "branches": 2, "combine": "mean"},
+        {"operation": "beside", "networks": ["snn4"]},
+        {"operation": "heads", "kind": "fusion", "layers": ["layers.0"]},
+    ],
+    ids=lambda operation: operation["operation"],
+)
+def test_networks_around_a_spiking_one_take_pixels_as_well(operation: dict[str, Any]) -> None:
+    images = torch.rand(2, 1, 8, 8)
+    whole = reapply(network("snn-conv2-6"), [operation], images)
+    assert Tapped(whole, (0.5,), (0.2,)).normalised(images) is images
+    assert Tapped(copy.deepcopy(whole), (0.5,), (0.2,)).normalised(images) is images
+
+
+def test_spiking_networks_beside_others_are_refused(refused: Any) -> None:
+    with refused("SpikingNetwork takes pixels and ResNet normalised images", "networks of one kind"):
+        reapply(network(), [{"operation": "beside", "networks": ["resnet8x0.5"]}], torch.rand(2, 1, 8, 8))
 
 
 def test_rates_of_the_encoding() -> None:

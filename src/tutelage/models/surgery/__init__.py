@@ -9,7 +9,7 @@ loaded.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -35,6 +35,24 @@ def record_operations(network: nn.Module, operations: Sequence[Mapping[str, Any]
 def append_operation(network: nn.Module, name: str, **settings: Any) -> None:
     """Add an operation to the record."""
     record_operations(network, [*applied_operations(network), {"operation": name, **settings}])
+
+
+def declare_inputs(whole: nn.Module, networks: Iterable[nn.Module]) -> None:
+    """Let a network that contains others take the inputs that they take: pixels, or normalised images (``Tapped``).
+
+    Raises:
+        TutelageError: some take pixels and others do not.
+    """
+    parts = list(networks)
+    pixels = [part for part in parts if getattr(part, "takes_pixels", False)]
+    if not pixels:
+        return
+    if other := next((part for part in parts if part not in pixels), None):
+        raise TutelageError(
+            f"{type(pixels[0]).__name__} takes pixels and {type(other).__name__} normalised images, so they cannot be "
+            "parts of one network; use networks of one kind"
+        )
+    whole.takes_pixels = True  # type: ignore[assignment]
 
 
 def reapply(network: nn.Module, operations: Sequence[Mapping[str, Any]], example: Tensor) -> nn.Module:

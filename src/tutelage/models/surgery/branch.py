@@ -17,7 +17,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from tutelage.errors import TutelageError, unknown
 from tutelage.models.modes import eval_mode
 from tutelage.models.outputs import at_least_float32, first_tensor
-from tutelage.models.surgery import record_operations
+from tutelage.models.surgery import declare_inputs, record_operations
 
 
 class Gate(nn.Module):
@@ -65,6 +65,7 @@ class Branched(nn.Module):
             self._replays.append(replays)
             _share_loose_parameters(first, other)
         self.branches = nn.ModuleList([first, *others])
+        declare_inputs(self, self.branches)
         self.gate = Gate(trunk.channels, len(self.branches)).to(example.device) if combine == "gate" else None
         self._hooks = [
             first.get_submodule(name).register_forward_hook(_Listener(self, name, name in trunk.overwritten))

@@ -14,7 +14,7 @@ from tutelage.models.capture import capture
 from tutelage.models.modes import eval_mode
 from tutelage.models.outputs import first_tensor, logits_of
 from tutelage.models.roles import Tap, find_roles, parse_roles
-from tutelage.models.surgery import applied_operations, record_operations
+from tutelage.models.surgery import applied_operations, declare_inputs, record_operations
 from tutelage.text import value_text
 
 
@@ -32,6 +32,7 @@ class Headed(nn.Module):
     def __init__(self, network: nn.Module, head: nn.Module, taps: Sequence[Tap]) -> None:
         super().__init__()
         self.network, self.head, self._taps = network, head, tuple(taps)
+        declare_inputs(self, [network])
         self._layer_outputs, self._listening = dict[int, Any](), False
         self._hooks = [
             register(_Listener(self, number))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tutelage.errors import TutelageError
 from tutelage.models.attach import find_classifier, get_layer
 from tutelage.models.outputs import at_least_float32, first_tensor
-from tutelage.models.surgery import applied_operations, record_operations
+from tutelage.models.surgery import applied_operations, declare_inputs, record_operations
 
 
 class Joined(nn.Module):
@@ -25,6 +25,7 @@ class Joined(nn.Module):
     def __init__(self, members: Sequence[nn.Module], widths: Sequence[int], classes: int) -> None:
         super().__init__()
         self.members = nn.ModuleList(members)
+        declare_inputs(self, self.members)
         self.classifier = nn.Linear(sum(widths), classes)
 
     def embeddings(self, inputs: Tensor) -> list[Tensor]:

@@ -14,7 +14,7 @@ from tutelage.files import read_file
 from tutelage.parsing import parse_json
 from tutelage.text import value_text
 
-FILES = ("_annotations.coco.json", "annotations.json", "annotations.coco.json")
+FILES = ("_annotations.coco.json", "annotations.json", "annotations.coco.json", "labels.json")
 FOLDER = "annotations"
 PREFIX = "instances_"
 SPLITS = {"train": ("train",), "validation": ("valid", "val"), "test": ("test",)}
@@ -24,10 +24,10 @@ def files_of(folder: Path) -> dict[str, Path]:
     """The file of annotations of each split; empty if the folder has none.
 
     It is ``annotations/instances_train*.json`` (or ``annotations/train*.json``), or one file in the folder of each
-    split, or one in the folder itself, which is ``train``.
+    split. Otherwise the only JSON file of the folder or of ``annotations``, whatever its name, is ``train``.
 
     Raises:
-        TutelageError: a split has several files.
+        TutelageError: a split has several files, or several files have no split.
     """
     by_split: dict[str, Path] = {}
     for split, names in SPLITS.items():
@@ -39,8 +39,16 @@ def files_of(folder: Path) -> dict[str, Path]:
             raise TutelageError(f"{files[0]} and {files[1]} are both annotations of the {split} split; keep one")
         if files:
             by_split[split] = files[0]
-    alone = next((folder / name for name in FILES if (folder / name).is_file()), None)
-    return by_split if by_split or alone is None else {"train": alone}
+    if by_split:
+        return by_split
+    alone = [folder / name for name in FILES if (folder / name).is_file()]
+    alone = alone or sorted([*folder.glob("*.json"), *(folder / FOLDER).glob("*.json")])
+    if len(alone) > 1:
+        raise TutelageError(
+            f"{alone[0]} and {alone[1]} may both have annotations; name them {FOLDER}/{PREFIX}train.json, "
+            f"{FOLDER}/{PREFIX}test.json, or remove one"
+        )
+    return {"train": alone[0]} if alone else {}
 
 
 def read(folder: Path, files: Mapping[str, Path]) -> tuple[dict[str, list[AnnotatedImage]], list[str]]:
@@ -65,7 +73,8 @@ def _places(folder: Path, file: Path) -> list[Path]:
     """The folders in which the images of a file of annotations may be, in this order."""
     name = file.stem.removeprefix(PREFIX)
     beside = file.parent
-    return [folder / name, folder / "images" / name, beside / "images", beside, folder / "images", folder]
+    pixels = [place / images for images in ("images", "data") for place in (beside, folder)]
+    return [folder / name, folder / "images" / name, beside, *pixels, folder]
 
 
 def listed_images(file: Path) -> tuple[list[tuple[Path, int | str]], dict[str, int | str]]:

@@ -21,7 +21,8 @@ from tutelage.errors import TutelageError, TutelageWarning
 
 LAYOUT = (
     "it needs Annotations/*.xml and JPEGImages/ as Pascal VOC has, or annotations/instances_train*.json as COCO has, "
-    "or a file _annotations.coco.json or annotations.json, with images beside it, in each of train, valid and test"
+    "or a file _annotations.coco.json or annotations.json, with images beside it, in each of train, valid and test, or "
+    "a single JSON file for all images"
 )
 
 
@@ -37,8 +38,8 @@ def load(
 
     VOC: ``Annotations/NAME.xml``, ``JPEGImages/NAME.jpg`` and ``ImageSets/Main/{train,val,trainval,test}.txt``. COCO:
     ``annotations/instances_{train,val,test}*.json`` with images in folders of the same names, or one file for each
-    split in ``train``, ``valid`` and ``test``, or one ``annotations.json`` for all. Without a test split the validation
-    split becomes it; without both, a share of the images does.
+    split in ``train``, ``valid`` and ``test``, or a single JSON file for all, with images beside it or in ``images`` or
+    ``data``. Without a test split the validation split becomes it; without both, a share of the images does.
 
     With an ``image_size`` each image is scaled so that its longer side fits a square of this size, in the middle of
     which it is put; the rest is black. Boxes are scaled alike. Without an ``image_size`` all images must have one size.

@@ -11,7 +11,7 @@ from tutelage.errors import TutelageError
 from tutelage.models import zoo
 from tutelage.models.modes import eval_mode
 from tutelage.models.outputs import logits_of
-from tutelage.models.surgery import applied_operations, record_operations
+from tutelage.models.surgery import applied_operations, declare_inputs, record_operations
 from tutelage.text import value_text
 
 _MAX_NETWORKS = 63
@@ -27,6 +27,7 @@ class Beside(nn.Module):
     def __init__(self, networks: Sequence[nn.Module]) -> None:
         super().__init__()
         self.branches = nn.ModuleList(networks)
+        declare_inputs(self, self.branches)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Inputs (B, ...) to the mean of the networks' logits, (B, classes)."""

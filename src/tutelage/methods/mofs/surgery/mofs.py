@@ -16,7 +16,7 @@ from tutelage.models.capture import capture
 from tutelage.models.modes import eval_mode
 from tutelage.models.outputs import at_least_float32, first_tensor
 from tutelage.models.roles import Tap, add_role, declared_roles, find_roles, parse_roles
-from tutelage.models.surgery import applied_operations, record_operations
+from tutelage.models.surgery import applied_operations, declare_inputs, record_operations
 
 LEVELS = ("high", "mid")  # of first order: the last map, and the one before
 COVARIANCE, ALL = "covariance", "all"
@@ -90,6 +90,7 @@ class MultiOrder(nn.Module):
     ) -> None:
         super().__init__()
         self.network, self.parts, self.classifiers = network, nn.ModuleDict(parts), nn.ModuleDict()
+        declare_inputs(self, [network])
         for name, part in parts.items():
             self.classifiers[name] = nn.Linear(part.size, classes) if name == COVARIANCE else _mlp(part.size, classes)
         if len(parts) > 1:
