@@ -92,6 +92,8 @@ def test_attacks_are_recorded_and_drawn(tiny: Tiny, tmp_path: Path) -> None:
     text = write_page(results).read_text()
     assert "Attacked images, worst of all attacks" in text
     assert "distance, maximum norm" in text
+    assert "found one (pgd:0.1:steps=2, square:0.1:queries=3), so" in text
+    assert "Refused" not in text
     before = file_times(tmp_path)
 
     for record in (records := [dict(record) for record in results.runs]):  # as an earlier version wrote them
@@ -101,6 +103,17 @@ def test_attacks_are_recorded_and_drawn(tiny: Tiny, tmp_path: Path) -> None:
     assert all(record["attacks"] is None for record in Results.read(tmp_path).runs)
     assert run(tiny(seeds=1, evaluate=evaluate), tmp_path).runs == results.runs
     assert file_times(tmp_path) == before
+
+
+def test_the_page_says_which_attacks_were_refused(tiny: Tiny, tmp_path: Path) -> None:
+    """A halftone has no gradient, and the network of the others has one."""
+    evaluate = {"attacks": "pgd:0.1:steps=2:bpda=none,square:0.1:queries=3,den:steps=2", "samples": 16}
+    results = run(tiny(seeds=1, methods="halftone", evaluate=evaluate), tmp_path)
+    refused = {r["method"]: [name for name, share in r["attacks"].items() if share is None] for r in results.runs}
+    assert refused == {"teacher": [], "plain": [], "halftone": ["pgd:0.1:steps=2:bpda=none"]}
+    text = write_page(results).read_text()
+    assert "mislead the attack: pgd:0.1:steps=2:bpda=none of halftone." in text
+    assert "square:0.1:queries=3, den:steps=2), so" in text
 
 
 def test_the_evaluation_of_an_earlier_version_is_not_repeated(tiny: Tiny, tmp_path: Path) -> None:

@@ -264,12 +264,19 @@ def attacks(results: Results, sheet: Sheet) -> Section | None:
         x = f"distance, {title}"
         for block in line_panels(sheet, lines, x=x, y="test accuracy, %", high=100):
             blocks.append(replace(block, title=f"{block.title}, {title}" if block.title else title.capitalize()))
-    names = list(dict.fromkeys(name for run in results.runs for name in run["attacks"] or ()))
+    names = results.study["evaluate"].get("attacks", ())
+    refusals: dict[str, dict[str, None]] = {}  # the methods by attack
+    for cell in results.cells:
+        for name in (name for run in cell.runs for name, share in (run["attacks"] or {}).items() if share is None):
+            refusals.setdefault(name, {})[cell.method] = None
+    refused = "; ".join(f"{name} of {', '.join(methods)}" for name, methods in refusals.items())
     note = (
         "Accuracy on test images if each is replaced by an adversarial one within a distance, for pixels in [0, 1]. An "
-        f"image counts as misclassified if any attack of the study found one ({', '.join(names)}, and those without a "
-        f"radius), so that the curves are upper bounds. {about_bands(results)}"
+        f"image counts as misclassified if any attack of the study found one ({', '.join(names)}), so that the curves "
+        f"are upper bounds. {about_bands(results)}"
     )
+    if refused:
+        note += f" Refused, since images without a gradient mislead the attack: {refused}."
     return Section("attacks", "Attacked images, worst of all attacks", note, tuple(blocks)) if blocks else None
 
 
