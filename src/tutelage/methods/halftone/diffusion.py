@@ -77,31 +77,31 @@ def diffused(
 
 
 def _raster(images: Tensor, kernel: Kernel, threshold: Threshold) -> tuple[Tensor, Tensor]:
-    """Raster scan of (N, H, W) along diagonals; step t holds the pixels (i, t - s i) of all rows i."""
+    """Raster scan of (N, H, W) along diagonals; step t holds the pixels (i, t - s i) of some adjacent rows i."""
     count, height, width = images.shape
     skew = 1 - min(right for _, right, _ in kernel)
     deepest = max(down for down, _, _ in kernel)
-    steps = width + skew * (height - 1)
     rows = torch.arange(height, device=images.device)
-    columns = torch.arange(steps, device=images.device)[:, None] - skew * rows  # (steps, H)
-    inside = (columns >= 0) & (columns < width)
-    skewed = images[:, rows, columns.clamp(0, width - 1)].transpose(0, 1)  # (steps, N, H)
-    blank = images.new_zeros(count, height + deepest)
+    step_of = (torch.arange(width, device=images.device) + skew * rows[:, None]).flatten()
+    order = step_of.argsort(stable=True)  # from the top row of a step to the bottom one
+    tops = [max(0, -((width - 1 - step) // skew)) for step in range(width + skew * (height - 1))]
+    bottoms = [min(height, step // skew + 1) for step in range(len(tops))]
+    sizes = [bottom - top for top, bottom in zip(tops, bottoms, strict=True)]
     delays = [right + skew * down for down, right, _ in kernel]
-    errors = [blank] * max(delays)  # before the first step
-    outputs = []
-    for step in range(steps):
-        values = skewed[step]
-        for (down, _, share), delay in zip(kernel, delays, strict=True):
-            values = values + share * errors[-delay][:, deepest - down : deepest - down + height]
-        output = threshold(values)
-        outputs.append(output)
-        error = torch.where(inside[step], values - output, 0.0)
-        errors.append(torch.cat([blank[:, :deepest], error], 1))  # row r is at r + deepest
-    steps_of = torch.arange(width, device=images.device) + skew * rows[:, None]  # (H, W)
-    scanned = torch.stack(outputs), torch.stack(errors[max(delays) :])[:, :, deepest:]  # (steps, N, H)
-    in_place = [part[steps_of, :, rows[:, None]].permute(2, 0, 1) for part in scanned]
-    return in_place[0], in_place[1]
+    shares = images.new_tensor([share for _, _, share in kernel])[:, None, None]
+    blank = images.new_zeros(len(kernel), count, height + deepest)
+    shared = [blank.unbind()] * max(delays)  # before the first step
+    outputs, errors = [], []
+    for top, bottom, pixels in zip(tops, bottoms, torch.split(images.flatten(1)[:, order], sizes, 1), strict=True):
+        values = pixels
+        for number, ((down, _, _), delay) in enumerate(zip(kernel, delays, strict=True)):
+            values = values + shared[-delay][number][:, deepest - down + top : deepest - down + bottom]
+        outputs.append(threshold(values))
+        errors.append(values - outputs[-1])
+        padded = F.pad(errors[-1], (deepest + top, height - bottom))  # row r is at r + deepest
+        shared.append((shares * padded).unbind())
+    place = order.argsort()
+    return torch.cat(outputs, 1)[:, place].view_as(images), torch.cat(errors, 1)[:, place].view_as(images)
 
 
 def _serpentine(images: Tensor, kernel: Kernel, threshold: Threshold) -> tuple[Tensor, Tensor]:
