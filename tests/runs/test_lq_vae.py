@@ -14,7 +14,6 @@ from tutelage.attacks import PGD
 from tutelage.config import Config, Hardware, Recipe
 from tutelage.data import CropsAndFlips, Data, open_data
 from tutelage.methods import find
-from tutelage.methods.lq_vae.adaptive import with_surrogate
 from tutelage.methods.lq_vae.fronts.lq_filter import filter_of
 from tutelage.models.surgery import applied_operations
 from tutelage.models.tapped import Tapped
@@ -134,7 +133,7 @@ def test_it_filters_perturbations_that_do_not_know_it_and_yields_to_those_that_d
     grey = attack(plain, images, labels, torch.Generator().manual_seed(0))
     with torch.no_grad():
         undefended = float((plain(grey).argmax(1) == labels).double().mean())
-    adaptive = attack(with_surrogate(model, "soft20"), images, labels, torch.Generator().manual_seed(0))
+    adaptive = attack.replace(bpda="soft20")(model, images, labels, torch.Generator().manual_seed(0))
     assert accuracy(images) > 0.8
     assert accuracy(grey) > undefended + 0.3
     assert accuracy(adaptive) < accuracy(grey) - 0.15

@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tutelage.attacks import PGD, Square, distance
+from tutelage.attacks import PGD, Square, declared_surrogates, distance, input_gradient, margin
 from tutelage.data import Data
 from tutelage.evaluation import evaluate_attacks
-from tutelage.methods.lq_vae.adaptive import BitAttack, bit_distance, with_surrogate
+from tutelage.methods.lq_vae.adaptive import BitAttack, bit_distance
 from tutelage.methods.lq_vae.band import hard_bits, soft_bits
-from tutelage.methods.lq_vae.fronts.lq_filter import Filter, build, filter_of
+from tutelage.methods.lq_vae.fronts.lq_filter import build, filter_of
 from tutelage.models.surgery.front import apply
 from tutelage.models.tapped import Tapped
 
@@ -84,10 +84,13 @@ def test_its_gradient_is_zero_and_the_evaluation_refuses_it(filtered: Tapped, ti
 
 @pytest.mark.parametrize("name", ["soft100", "soft20", "soft5", "straight", "identity"])
 def test_a_surrogate_changes_the_gradient_alone(name: str, filtered: Tapped) -> None:
-    replaced, labels = with_surrogate(filtered, name), torch.zeros(6, dtype=torch.long)
-    assert torch.equal(replaced(images()), filtered(images()))
-    assert not PGD(radius=0.1, loss="margin").blind(replaced, images(), labels).any()
-    assert isinstance(filtered.module.front_lq_filter, Filter)  # the network itself is as it was
+    labels = torch.zeros(6, dtype=torch.long)
+    logits, gradient = input_gradient(filtered, images(), labels, margin, bpda=name)
+    assert torch.equal(logits, filtered(images()))
+    assert (gradient.flatten(1).norm(dim=1) > 0).all()
+    default, other = (input_gradient(filtered, images(), labels, margin, bpda=b)[1] for b in ("declared", "soft20"))
+    assert torch.equal(gradient, default) == (name == "soft100")
+    assert torch.equal(gradient, other) == (name == "soft20")
 
 
 def gradient_of(function: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
@@ -116,19 +119,22 @@ def test_the_surrogate_gradient_is_the_chain_rule_at_the_hard_bits(
 
 def test_the_identity_replaces_the_whole_filter(filtered: Tapped) -> None:
     """The gradient is the classifier's own, at the filtered image."""
-    replaced, module = with_surrogate(filtered, "identity"), filter_of(filtered)
+    module = filter_of(filtered)
     classifier = copy.deepcopy(filtered)
     classifier.module.front_lq_filter = nn.Identity()
     at_filtered = module((images() - 0.4) / 0.2).detach() * 0.2 + 0.4
     expected = gradient_of(classifier, at_filtered)
-    torch.testing.assert_close(gradient_of(replaced, images()), expected, rtol=1e-4, atol=1e-4)
+    with declared_surrogates(filtered, "identity"):
+        gradient = gradient_of(filtered, images())
+    torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_unknown_surrogates_and_missing_filters_raise(filtered: Tapped, tiny_model: Net, refused: Any) -> None:
-    with refused("unknown surrogate of the filter 'soft'", "soft100"):
-        with_surrogate(filtered, "soft")
+    labels = torch.zeros(6, dtype=torch.long)
+    with refused("declares no surrogate gradient 'soft'", "soft100", "straight"):
+        PGD(radius=0.1, bpda="soft")(filtered, images(), labels)
     with refused("has no filter of LQ-VAE"):
-        with_surrogate(tiny_model(), "soft20")
+        BitAttack(radius=0.1, pool=images(20))(tiny_model(), images(), labels)
 
 
 # --- the attack on the bits

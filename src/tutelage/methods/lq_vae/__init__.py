@@ -58,8 +58,8 @@ def lq_vae(
     new forward pass and new noise each. No gradient of G_d's loss reaches E.
 
     **The filter has no gradient.** The accuracy under an attack that follows it says nothing, and the evaluation
-    refuses it (``bpda=none``); attacks use the first of its surrogate gradients by default. ``adaptive.py`` has more:
-    networks with another surrogate (``with_surrogate``) and an attack on the bits (``BitAttack``).
+    refuses it (``bpda=none``). The filter declares five surrogate gradients (``bpda=soft100``, the default, ``soft20``,
+    ``soft5``, ``straight``, ``identity``); ``adaptive.py`` has an attack on the bits (``BitAttack``).
 
     Args:
         run: the run; a teacher is not used. The classifier's fit uses its recipe. The filter's fit uses its epochs and

@@ -1,8 +1,7 @@
-"""Attacks that know the filter of LQ-VAE, whose own gradient is 0: surrogate gradients, and a search for other bits."""
+"""An attack that knows the filter of LQ-VAE: a search for other bits. For surrogate gradients see ``Filter``."""
 
 from __future__ import annotations
 
-import copy
 from math import prod
 from typing import Any
 
@@ -10,39 +9,12 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from tutelage.attacks import Attack, SurrogateGradient
+from tutelage.attacks import Attack
 from tutelage.attacks.attack import Radius
 from tutelage.attacks.norms import project, steepest
-from tutelage.errors import unknown
 from tutelage.methods.lq_vae.band import BAND, hard_bits
 from tutelage.methods.lq_vae.fronts.lq_filter import Filter, filter_of
 from tutelage.models.outputs import at_least_float32
-from tutelage.models.tapped import Tapped
-
-
-def with_surrogate(model: Tapped, surrogate: str) -> Tapped:
-    """A copy of a filtered network with the same outputs and another gradient (BPDA), for attacks.
-
-    Args:
-        model: the network with its filter.
-        surrogate: the name of one of the filter's ``surrogates``.
-
-    Raises:
-        TutelageError: the network has no filter, or the filter no such surrogate.
-    """
-    model = copy.deepcopy(model)
-    module = filter_of(model)
-    if surrogate not in module.surrogates:
-        raise unknown("surrogate of the filter", surrogate, module.surrogates)
-    _replace(model, module, SurrogateGradient(module, module.surrogates[surrogate]))
-    return model
-
-
-def _replace(model: nn.Module, module: nn.Module, other: nn.Module) -> None:
-    for parent in list(model.modules()):
-        for name, child in parent.named_children():
-            if child is module:
-                setattr(parent, name, other)
 
 
 class BitAttack(Attack):
