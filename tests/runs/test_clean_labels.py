@@ -116,10 +116,12 @@ def test_samples_without_a_label_are_left_out_and_verified_labels_are_not_doubte
 def test_softened_labels_are_the_distributions_of_the_true_classes(trained: Any, noisy: Data) -> None:
     run = trained(noisy)
     soft, labels = run.splits[-1].labels, noisy.train.labels
-    torch.testing.assert_close(soft.sum(1), torch.ones(48))
+    agree = soft.sum(1) > 0.5
+    assert 0 < int(agree.sum()) < 48
+    torch.testing.assert_close(soft.sum(1), agree.float())
     assert torch.equal(run.splits[-1].index, noisy.train.index)
     other = soft.scatter(1, labels[:, None], -1.0).argmax(1)
-    assert torch.equal(other, run.samples["suggested"])
+    assert torch.equal(other[agree], run.samples["suggested"][agree])
 
 
 def test_softened_labels_are_closer_to_the_true_ones() -> None:
@@ -128,9 +130,11 @@ def test_softened_labels_are_closer_to_the_true_ones() -> None:
     run = Recorded(data, lambda: Tapped(mlp(), *data.mean_std), recipe=Recipe(epochs=15, lr=0.05), seed=1)
     find("clean_labels")(run, folds=3)
     true = data.train.clean_labels[:, None]
-    soft, wrong = run.splits[-1].labels.gather(1, true)[:, 0], data.train.corrupted
-    assert soft[wrong].mean() > 0.4  # that of the labels as they are: 0
-    assert soft[~wrong].mean() > 0.8
+    soft, wrong = run.splits[-1].labels, data.train.corrupted
+    agree, right = soft.sum(1) > 0.5, soft.gather(1, true)[:, 0]
+    assert agree.float().mean() > 0.8
+    assert right[wrong & agree].mean() > 0.7  # that of the labels as they are: 0
+    assert right[~wrong & agree].mean() > 0.9
 
 
 def test_no_class_loses_all_its_labels() -> None:

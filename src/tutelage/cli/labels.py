@@ -23,9 +23,9 @@ def labels(
     data: Annotated[str, typer.Argument(help="Data set, for example folder:PATH or npz:FILE.")],
     model: Annotated[str, typer.Option(help="Network that judges the labels.")] = "resnet8",
     by: Annotated[
-        Literal["combined", "out_of_sample", "differences", "agreement", "posterior", "drpl"],
+        Literal["posterior", "out_of_sample", "differences", "agreement", "drpl"],
         typer.Option(help="Evidence that orders the labels."),
-    ] = "combined",
+    ] = "posterior",
     folds: Annotated[int, typer.Option(min=2, help="Number of networks, each trained without one fold.")] = 5,
     repair: Annotated[
         Literal["soften", "remove", "replace"],

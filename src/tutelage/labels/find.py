@@ -26,7 +26,7 @@ def label_issues(
     data: str | os.PathLike[str] | Data | object,
     model: Student = "resnet8",
     *,
-    by: By = "combined",
+    by: By = "posterior",
     folds: int = 5,
     repair: Repair = "soften",
     compare: bool = True,

@@ -16,7 +16,7 @@ from tutelage.data.batch import UNLABELLED
 from tutelage.methods.clean_labels import Repair, doubted_labels
 from tutelage.studies.statistics import Interval, mean_interval
 
-EVIDENCE = ("out_of_sample", "differences", "agreement", "posterior")
+EVIDENCE = ("posterior", "out_of_sample", "differences", "agreement")
 DRPL = "drpl"
 """Further evidence, if it orders the labels."""
 

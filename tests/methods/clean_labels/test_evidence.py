@@ -27,6 +27,7 @@ class Recorded(Run):
         super().__init__(*args, **options)
         self.trained: list[tuple[Tapped, set[int]]] = []
         self.differences: dict[int, list[float]] = {}
+        self.probabilities: dict[int, list[Tensor]] = {}
 
     def fit(self, *learners: Learner, data: Data | None = None, **options: Any) -> FitResult:
         assert data is not None
@@ -38,8 +39,10 @@ class Recorded(Run):
         def record(forward_pass: Any, progress: float) -> Tensor:
             batch = forward_pass.batch
             values = probability_difference(forward_pass.student["logits"], batch.targets)
-            for index, value in zip(batch.index.tolist(), values.tolist(), strict=True):
+            probabilities = forward_pass.student["logits"].detach().softmax(1)
+            for index, value, row in zip(batch.index.tolist(), values.tolist(), probabilities, strict=True):
                 self.differences.setdefault(index, []).append(value)
+                self.probabilities.setdefault(index, []).append(row)
             return inner(forward_pass, progress)
 
         learners[0].sample_weight = record
@@ -65,13 +68,14 @@ def test_each_sample_is_judged_by_the_network_that_was_trained_without_it(run: R
     assert torch.allclose(evidence.votes, torch.stack(outputs).mean(0), atol=1e-6)
 
 
-def test_differences_are_averaged_over_epochs_and_networks(run: Recorded) -> None:
+def test_trajectories_and_differences_are_averaged_over_epochs_and_networks(run: Recorded) -> None:
     split = run.data.train
     evidence = gather(run, split, 3)
     for row, index in enumerate(split.index.tolist()):
         values = run.differences[index]
         assert len(values) == 2 * 3  # networks that were trained with it, times epochs: 32 samples in batches of 8
         assert float(evidence.difference[row]) == pytest.approx(sum(values) / len(values), abs=1e-5)
+        assert torch.allclose(evidence.trajectory[row], torch.stack(run.probabilities[index]).mean(0), atol=1e-5)
 
 
 def test_recording_does_not_change_the_training(run: Recorded, state_of: Any, changed: Any) -> None:

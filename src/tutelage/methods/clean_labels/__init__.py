@@ -27,38 +27,37 @@ __all__ = ["Evidence", "Repair", "Verdict", "clean_labels", "doubted_labels", "g
 def clean_labels(
     run: Run,
     *,
-    by: By = "combined",
+    by: By = "posterior",
     folds: Annotated[int, Field(ge=2)] = 5,
     repair: Repair = "soften",
 ) -> Tapped:
     """Clean labels (label noise): find the labels that look wrong by cross-validation, and train on repaired ones.
 
-    For each of several stratified folds, a network is trained on the other folds over the full schedule. Four kinds of
-    evidence come from these networks, see ``judge``: the probability of the label by the network that was trained
-    without the sample; P-DIFF's difference, averaged over the epochs of the networks that were trained with it; the
-    mean probability of all networks; and the same under the estimated noise matrix. The student is trained on the
-    repaired labels: folds + 1 trainings in total.
+    For each of several stratified folds, a network is trained on the other folds over the full schedule. A sample is
+    judged by the network that was trained without it and by the trajectories of those that were trained with it: their
+    probabilities, averaged over the epochs. Both give a distribution of its true class under an estimated noise matrix,
+    see ``judge``. The student is trained on the repaired labels: folds + 1 trainings in total.
 
     The results are saved: for each sample ``wrong``, the probability that its label is wrong, ``suggested``, the most
-    probable other class, ``fold``, and the four kinds of evidence; for the run ``noise_rate``, ``noise_matrix`` and
+    probable other class, ``fold``, and the kinds of evidence; for the run ``noise_rate``, ``noise_matrix`` and
     ``fold_matrices``, the matrix estimated from each fold alone.
     ``tutelage labels`` shows them.
 
     Args:
         run: the run; a teacher is not used.
-        by: the evidence that decides: "out_of_sample" probabilities, "differences", "agreement", "posterior", the mean
-            rank of differences and posterior ("combined"), or P(noisy) of "drpl" with its default settings, which takes
+        by: the evidence that orders the labels: the "posterior" probability of the label, "out_of_sample"
+            probabilities, "differences", "agreement", or P(noisy) of "drpl" with its default settings, which takes
             three more fits (see ``drpl``).
         folds: the number of networks.
-        repair: "soften" all labels: the target of a sample is the estimated distribution of its true class, P(k | x, y)
-            of ``softened``, so that the networks that were not trained with it are its teachers; "remove" the labels
-            that are more probably wrong than right, and their samples count as ones without a label, so that batches
-            stay those of other methods; or "replace" these labels with the suggested class.
+        repair: "soften" all labels: the target of a sample is the estimated distribution of its true class, so that the
+            networks that judge it are its teachers; samples about whose class they disagree count as ones without a
+            label; "remove" the labels that are more probably wrong than right, and their samples count as ones without
+            a label, so that batches stay those of other methods; or "replace" these labels with the suggested class.
 
     Evidence: cross-validated probabilities as evidence, and training without the samples they doubt, are the procedure
     of confident learning [from memory; its text was not read]. Deviations: the paper removes as many labels as its
-    noise matrix says; here the matrix is improved, evidence is combined, and by default no label is removed but all are
-    softened. Combination and soft labels are our own.
+    noise matrix says; here the matrix is improved and shrunk towards symmetric noise, trajectories are evidence, too,
+    and by default labels are softened. Trajectories, shrinking and soft labels are our own.
     """
     split = run.data.train
     if split.labels.ndim == 2:
@@ -92,7 +91,7 @@ def clean_labels(
 
 
 def _soft_labels(verdict: Verdict, labelled: Split) -> Tensor:
-    """The distribution of each sample's true class, (N, C) float32; verified labels are certain."""
+    """The soft label of each sample, (N, C) float32; verified labels are certain."""
     soft = verdict.soft_labels.float()
     if labelled.trusted is None:
         return soft

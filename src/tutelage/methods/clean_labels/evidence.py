@@ -28,15 +28,17 @@ class Evidence:
 
     Attributes:
         probabilities: (N, C) float32, by the network that was trained without the sample.
-        difference: (N,) float32 in [-1, 1], the probability of the label minus the largest other one, averaged over the
-            epochs and over the networks that were trained with the sample. Wrong labels are learnt late or never, so
-            that it is small for them.
+        trajectory: (N, C) float32, the mean probabilities over the epochs and over the networks that were trained with
+            the sample. Wrong labels are learnt late or never, so that those of the true class are larger.
+        difference: (N,) float32 in [-1, 1], the probability of the label minus the largest other one, averaged in the
+            same way.
         votes: (N, C) float32, the mean probabilities over all networks.
         fold: (N,) int64, the number of the fold, from 1.
         noisy: (N,) float64, DRPL's probability that the label is noisy, if its phases were trained.
     """
 
     probabilities: Tensor
+    trajectory: Tensor
     difference: Tensor
     votes: Tensor
     fold: Tensor
@@ -59,44 +61,45 @@ def gather(run: Run, split: Split, folds: int, *, drpl: bool = False) -> Evidenc
     probabilities = torch.empty(len(split), run.data.num_classes)
     votes = torch.zeros_like(probabilities)
     folds_of = torch.zeros(len(split), dtype=torch.int64)
-    sums, counts = torch.zeros(len(split)), torch.zeros(len(split))
+    sums = torch.zeros(len(split), run.data.num_classes + 2)
     parts = stratified_folds(split.labels, folds, seed=mix_seeds(run.seed, 5))
     for number, (others, fold) in enumerate(parts, start=1):
         part = split.subset(others)
-        differences, model = Differences(part), run.student(number)
-        learner = Learner(model, None, run.label_terms(), sample_weight=differences)
+        recorder, model = Trajectories(part, run.data.num_classes), run.student(number)
+        learner = Learner(model, None, run.label_terms(), sample_weight=recorder)
         run.fit(learner, data=replace(run.data, train=part, validation=None))
         outputs = run.predict(model, split).softmax(1)
         probabilities[fold], folds_of[fold] = outputs[fold], number
         votes += outputs / folds
-        totals = differences.samples.values.cpu()
-        sums[others] += totals[:, 0]
-        counts[others] += totals[:, 1]
+        sums[others] += recorder.samples.values.cpu()
     noisy = detect(run, split, Settings(), folds + 1).noisy[1] if drpl else None
-    return Evidence(probabilities, sums / counts.clamp_min(1), votes, folds_of, noisy)
+    means = sums / sums[:, -1:].clamp_min(1)
+    return Evidence(probabilities, means[:, :-2], means[:, -2], votes, folds_of, noisy)
 
 
-class Differences(nn.Module):
-    """A learner's ``sample_weight`` of 1 for each sample, which adds up the differences of P-DIFF by sample.
+class Trajectories(nn.Module):
+    """A learner's ``sample_weight`` of 1 for each sample, which adds up what the network says of it in each epoch.
 
     It adds up those of all processes, so that each has the same sums.
 
     Args:
         split: what the learner is trained on.
+        classes: C, their number.
 
     Attributes:
-        samples: the sum of each sample's differences and their number, (N, 2) float32.
+        samples: the sums of each sample's probabilities and of its differences of P-DIFF, and their number,
+            (N, C + 2) float32.
     """
 
-    def __init__(self, split: Split) -> None:
+    def __init__(self, split: Split, classes: int) -> None:
         super().__init__()
-        self.samples = PerSample(split, torch.zeros(len(split), 2))
+        self.samples = PerSample(split, torch.zeros(len(split), classes + 2))
 
     @torch.no_grad()
     def forward(self, forward_pass: ForwardPass, progress: float) -> Tensor:
         """(B,) ones."""
-        batch = forward_pass.batch
-        difference = probability_difference(forward_pass.student["logits"], batch.targets)
-        all_differences, rows = gathered(difference), self.samples.rows(gathered(batch.index))
-        self.samples.values.index_add_(0, rows, torch.stack([all_differences, torch.ones_like(all_differences)], 1))
+        batch, logits = forward_pass.batch, forward_pass.student["logits"].float()
+        difference = probability_difference(logits, batch.targets)
+        values = torch.cat([logits.softmax(1), difference[:, None], torch.ones_like(difference)[:, None]], 1)
+        self.samples.values.index_add_(0, self.samples.rows(gathered(batch.index)), gathered(values))
         return torch.ones_like(difference)
