@@ -239,6 +239,13 @@ def test_incompatible_tasks_are_refused_before_training(
         inspect(vectors("classification", **{"methods": "hinton", **fields}))
 
 
+def test_a_method_for_another_task_than_that_of_the_data_is_named(
+    vectors: Callable[..., Study], refused: Refused
+) -> None:
+    with refused("the study has the method bss: classification needs one class for each sample", "quantities"):
+        inspect(vectors("regression", methods="rkd,bss"))
+
+
 def test_commands_on_a_multi_label_study(
     vectors: Callable[..., Study],
     tmp_path: Path,

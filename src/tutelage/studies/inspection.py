@@ -37,7 +37,10 @@ def task_of(study: Study, data: Data) -> Task:
                 f"a study has one task: {first} is for {task_by_row[first]}, and {row} for {name}; make a study of each"
             )
     task = find_task(task_by_row.get(first, data.targets.task))
-    task.check_data(data)
+    try:
+        task.check_data(data)
+    except TutelageError as error:
+        raise TutelageError(f"the study has the method {first}: {error}" if task_by_row else str(error)) from error
     fields_of(task)
     task.check_extra(study.evaluate)
     if study.task not in (None, task.name):

@@ -50,7 +50,9 @@ class Detection(Task):
             "ap75": Metric("average precision at IoU 0.75", "higher", percent=True),
             "ar100": Metric("average recall of 100 detections", "higher", percent=True),
             **{
-                f"ar{most}": Metric(f"average recall of {most} detections", "higher", percent=True, in_studies=False)
+                f"ar{most}": Metric(
+                    f"average recall of {most} detection{'s' * (most > 1)}", "higher", percent=True, in_studies=False
+                )
                 for most in FEW_DETECTIONS
             },
             **{
