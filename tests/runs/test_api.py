@@ -115,7 +115,7 @@ def test_no_method_changes_the_teacher(
 def test_a_teacher_at_chance_level_gives_a_warning(tiny_data: Data, tiny_model: Net) -> None:
     teacher = tiny_model(seed=1).module
     nn.init.zeros_(teacher.get_parameter("fc.weight"))
-    with pytest.warns(TutelageWarning, match=r"25\.0% of 16 samples of tiny correctly: chance level for 4") as w:
+    with pytest.warns(TutelageWarning, match=r"accuracy 25\.0% on 16 samples of tiny: chance level for 4") as w:
         tutelage.distill(teacher, tiny_model().module, tiny_data, **SHORT)
     assert len(w) == 1
     assert "check its weights, its normalisation" in str(w[0].message)

@@ -156,6 +156,10 @@ def test_page_shows_metrics_of_the_task(write_study: WriteStudy) -> None:
     assert "accuracy" not in text.lower()
 
 
+def test_headings_keep_the_capitals_of_a_metric() -> None:
+    assert [Metric(title, "higher").heading for title in ("mean IoU", "CC")] == ["Mean IoU", "CC"]
+
+
 def test_studies_are_compared_by_task(write_study: WriteStudy, refused: Refused) -> None:
     a, b = write_study("a", task="regression"), write_study("b", task="regression", numbers=lambda r: {"rmse": 0.5})
     difference = compare_studies(a, b)

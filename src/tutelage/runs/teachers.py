@@ -75,9 +75,10 @@ def _describe_score(text: str, model: Tapped, task: Task, data: Data, device: to
         return None
     chance = task.chance_level(data)
     if chance is not None and score < chance:
+        level = f"chance level for {data.num_classes} classes" if data.num_classes > 1 else "chance level"
         warnings.warn(
-            f"the teacher {text} classifies {score:.1%} of {len(split)} samples of {data.name} correctly: chance level "
-            f"for {data.num_classes} classes; check its weights, its normalisation and the order of the classes",
+            f"the teacher {text} has {_value(task, score)} on {len(split)} samples of {data.name}: {level}; check its "
+            "weights, its normalisation and the order of the classes",
             TutelageWarning,
             stacklevel=2,
         )

@@ -27,6 +27,11 @@ class Metric:
         """The title without the prefix ``test``."""
         return self.title.removeprefix("test ")
 
+    @property
+    def heading(self) -> str:
+        """The title at the beginning of a sentence."""
+        return self.title[:1].upper() + self.title[1:]
+
     def text(self, value: float) -> str:
         """A value as text."""
         return f"{value:.2%}" if self.percent else f"{value:.4g}"

@@ -82,7 +82,7 @@ def gains(results: Results, rows: Sequence[Row], sheet: Sheet) -> Section | None
         if len(results.study["seeds"]) > 1
         else "One seed allows no interval: none of these differences can be called significant."
     )
-    description = f"{metric.title.capitalize()} of each method minus the plain student's, paired by seed."
+    description = f"{metric.heading} of each method minus the plain student's, paired by seed."
     note = f"{description} {better} {explanation}"
     panels = tuple(Panel(title, svg) for title, svg in zip(titles, svgs, strict=True))
     return Section("gains", "Gain over the plain student", note, (Block("", panels),), width=350)

@@ -86,7 +86,7 @@ def along(results: Results, rows: Sequence[Row], sheet: Sheet, axis: str) -> Sec
         name = metric.title + (", %" if share else "")
         blocks += line_panels(sheet, lines, frame=frame, x=words, y=name, high=scale if share else math.inf)
     note = f"How the {metric.title} changes with {_AXES[axis]}, all else equal. {about_bands(results)}"
-    title = f"{metric.title.capitalize()} against {_AXES[axis]}"
+    title = f"{metric.heading} against {_AXES[axis]}"
     return Section(axis, title, note, tuple(blocks)) if blocks else None
 
 

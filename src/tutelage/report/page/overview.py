@@ -23,7 +23,7 @@ def overview(results: Results, rows: Sequence[Row]) -> dict[str, Any]:
     above, below = directions(metric)
     first, second = (above, below) if metric.better != "lower" else (below, above)
     return {
-        "title": metric.title.capitalize(),
+        "title": metric.heading,
         "unit": ", %" if metric.percent else "",
         "first": first,
         "second": second,

@@ -82,7 +82,7 @@ def setup(results: Results, metric: str) -> dict[str, Any]:
 
 
 def _noise_rates(results: Results) -> dict[Any, str]:
-    """The percentage of wrong training labels of each condition."""
+    """The percentage of training labels that each condition changes or removes."""
     percentages = {}
     for cell in results.cells:
         rates = [run["noise_rate"] for run in cell.runs if run["noise_rate"] is not None]

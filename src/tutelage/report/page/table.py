@@ -163,7 +163,7 @@ def table(results: Results, rows: Sequence[Row], metric: str) -> dict[str, Any]:
     return {
         "note": interval_note(results),
         "choices": [(name, distinct(text(row) for row in rows)) for name, text in words],
-        "caption": f"{about.title.capitalize()} and other metrics, mean over {seeds}",
+        "caption": f"{about.heading} and other metrics, mean over {seeds}",
         "heads": [
             *((name, "", "words") for name, _ in words),
             *((column.head, column.about, column.kind) for column in columns),
