@@ -166,12 +166,13 @@ A centred Gaussian has a CC of 0.243 and an NSS of 0.422 on the test scenes.
 
 ## What it does not show
 
-- Photographs with people's fixations, large networks, the hints and the schedule of the paper: not measured.
+- Large networks, the hints and the schedule of the paper; photographs with people's fixations are in [another
+  experiment](fastsal_scenes.md).
 - How much of the gain comes from more scenes, and how much from the teacher's maps of the 48 labelled ones.
 - Other teachers and other scenes without labels: all seeds have the same, and the intervals do not cover them.
-- The loss on the teacher's density (`loss=density`): it was tuned but not run on these seeds. On the scenes for tuning
-  it reached a CC of 0.60 at most (0.69 with `loss=maps`), from new weights and without labels; in the paper, hints have
-  trained the encoder before.
+- The loss on the teacher's density (`loss=density`): it was tuned but not run on these seeds; [on
+  photographs](fastsal_scenes.md) it was. On the scenes for tuning it reached a CC of 0.60 at most (0.69 with
+  `loss=maps`), from new weights and without labels; in the paper, hints have trained the encoder before.
 """,
 )
 
