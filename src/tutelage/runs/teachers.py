@@ -45,7 +45,7 @@ def announce_teachers(
         resizing = _describe_resizing(teacher, data)
         facts = [_describe_score(name, model, task, data, device), _recorded_score(teacher.folder)]
         if announce is not None:
-            facts = [resizing, normalisation_text(model, teacher.normalisation), *facts]
+            facts = [resizing, normalisation_text(model, teacher.normalisation, data.modality.noun), *facts]
             announce(f"teacher {name}: " + "; ".join(filter(None, facts)))
 
 
