@@ -17,6 +17,7 @@ import tutelage
 from tutelage.data import Data, Split, open_data
 from tutelage.labels import LabelIssues, save_issues
 from tutelage.labels.issues import matrix_interval
+from tutelage.labels.page import common_folder
 from tutelage.studies.statistics import Interval
 
 FIELDS: dict[str, Any] = {"epochs": 15, "device": "cpu", "seed": 1, "folds": 3}
@@ -82,6 +83,9 @@ def test_saved_files_agree(issues: tuple[LabelIssues, Path], tmp_path: Path) -> 
     assert 0 < summary["plain_accuracy"] <= 1
     page = files[2].read_text()
     assert page.count("data:image/png;base64,") >= summary["doubted"] / 2
+    worst = Path(rows[0]["file"])
+    assert f'<span class="file">{worst.parent.name}/{worst.name}</span>' in page
+    assert rows[0]["file"] not in page
     assert "http" not in page.replace("http-equiv", "")
 
 
@@ -111,6 +115,12 @@ def test_a_second_call_reads_the_finished_runs(
     )
     assert not records
     assert torch.equal(label_issues.wrong, second_result.wrong)
+
+
+def test_common_folder_ends_at_a_separator() -> None:
+    assert common_folder(("/a/photos/cat/1.jpg", "/a/photos/car/2.jpg")) == "/a/photos/"
+    assert common_folder(("/a/photos/1.jpg",)) == "/a/photos/"
+    assert common_folder(("cat/1.jpg", "dog/1.jpg")) == common_folder(()) == ""
 
 
 def issues_of(labels: list[int], wrong: list[float], names: tuple[str, ...] = ("a", "b")) -> LabelIssues:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +21,10 @@ _MATRIX = 25  # classes, up to which the whole noise matrix is shown
 
 @dataclass(frozen=True)
 class Sample:
-    """A sample on the page; the image is a data URI, empty if the inputs are no images."""
+    """A sample on the page; the image is a data URI, empty if the inputs are no images.
+
+    The name of a file is relative to the folder of all files, so that it fits below the image.
+    """
 
     image: str
     label: str
@@ -84,22 +89,35 @@ def _groups(issues: LabelIssues, classes: list[str]) -> list[tuple[str, int, lis
     for row in rows:
         by_label.setdefault(int(issues.labels[row]), []).append(row)
     groups = sorted(by_label.items(), key=lambda item: -len(item[1]))[: _IMAGES // _PER_CLASS]
+    folder = common_folder(issues.data.files)
     return [
-        (classes[label], len(members), [_sample(issues, row, classes) for row in members[:_PER_CLASS]])
+        (classes[label], len(members), [_sample(issues, row, classes, folder) for row in members[:_PER_CLASS]])
         for label, members in groups
     ]
 
 
 def _duplicates(issues: LabelIssues, classes: list[str]) -> list[tuple[Sample, Sample]]:
     pairs = near_duplicates(issues.data.train)[:_DUPLICATES]
-    return [(_sample(issues, first, classes), _sample(issues, second, classes)) for first, second in pairs]
+    folder = common_folder(issues.data.files)
+    return [
+        (_sample(issues, first, classes, folder), _sample(issues, second, classes, folder)) for first, second in pairs
+    ]
 
 
-def _sample(issues: LabelIssues, row: int, classes: list[str]) -> Sample:
+def common_folder(files: Sequence[str]) -> str:
+    """The folder of all files, with the separator at its end; empty if they have none in common."""
+    try:
+        folder = os.path.commonpath({os.path.dirname(file) for file in files})
+    except ValueError:  # no files, or absolute and relative ones
+        return ""
+    return os.path.join(folder, "") if folder else ""
+
+
+def _sample(issues: LabelIssues, row: int, classes: list[str], folder: str) -> Sample:
     return Sample(
         data_uri(issues.data.train, row),
         classes[int(issues.labels[row])],
         classes[int(issues.suggested[row])],
-        f"{100 * float(issues.wrong[row]):.0f} %",
-        printable(issues.file_of(row)) or f"sample {int(issues.data.train.index[row])}",
+        f"{100 * float(issues.wrong[row]):.0f}\N{NO-BREAK SPACE}%",
+        printable(issues.file_of(row).removeprefix(folder)) or f"sample {int(issues.data.train.index[row])}",
     )
