@@ -104,7 +104,7 @@ class MissingLabels(LabelNoise):
         if targets.unknown is None:
             raise TutelageError(
                 f"{targets.noun} of {data.name} cannot be missing, since a sample without any counts as labelled (for "
-                "example as an image without objects); leave the condition out, or take fewer samples"
+                "example as an image without objects); leave the condition out"
             )
         labelled = targets.labelled(train.labels).cpu()
         drawn = torch.from_numpy(stream(type(self).__name__, self.seed).random(len(train)) < self.rate)
