@@ -3,7 +3,8 @@
 ``demo.md`` shows ``tutelage demo``; ``nine-methods.md`` and its figure show ``experiments/nine_methods.py``; the raw
 results of both are written by ``experiments/raw.py``. ``cifar10.md`` and its figure sum up ``experiments/cifar10.py``.
 ``minority_al.png`` shows the rounds of ``experiments/minority_al.py``, ``small_data.png`` the curves of
-``experiments/small_data.py``. Each other page shows an ``EXPERIMENT`` (see ``experiments/paired.py``).
+``experiments/small_data.py``, ``compress_cifar10.png`` the files of ``experiments/compress_cifar10.py``. Each other
+page shows an ``EXPERIMENT`` (see ``experiments/paired.py``).
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from tutelage.tasks import find_task
 FOLDER = Path(__file__).resolve().parent / "results"
 sys.path.insert(0, str(FOLDER.parent.parent))
 
-from experiments import cifar10_summary, minority_al, paired, small_data  # noqa: E402 - a folder beside the package
+from experiments import cifar10_summary, compress_cifar10, minority_al, paired, small_data  # noqa: E402 - a folder beside the package
 
 # --- the demo
 
@@ -293,6 +294,7 @@ if __name__ == "__main__":
         draw_gains(panels, FOLDER / "cifar10.png")
     draw_curves(minority_al.curves(), FOLDER / "minority_al.png", "labels requested")
     draw_curves(small_data.curves(), FOLDER / "small_data.png", "training images of each class", scale="log")
+    compress_cifar10.draw(FOLDER / "compress_cifar10.png")
     for experiment in paired.installed():
         if not experiment.file.exists():  # nothing has been run yet
             continue
