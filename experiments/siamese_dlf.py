@@ -215,7 +215,7 @@ detectably more than the right ones.
 **What they do not show.** An effect below 3 to 7 points of overlap, which depends on the row, would not have been
 seen. A student with less room to follow its object by the window, a teacher that is better by more, more epochs, or
 weights tuned on several seeds could turn out otherwise. The two real videos vary by more between rows than the rows
-differ on any other.
+differ on any other. [Another experiment](siamese_dlf_hard.md) has a teacher that is far better.
 """,
 )
 
