@@ -110,11 +110,14 @@ def page(experiment: Experiment) -> str:
         if title:
             parts.append(f"## {title}")
         if title or len(experiment.conditions) == 1:
-            compared = [compare(experiment, experiment.file, condition, metric) for metric in experiment.columns]
-            parts.append(comparison_table([*experiment.columns.values()], compared))
-            pairs = zip(experiment.columns.values(), compared, strict=True)
-            measured = (pair for pair in pairs if any(row.mean is not None for row in pair[1].values()))
-            if note := detectable_note(*next(measured, (Column(""), {}))):
+            pairs = [
+                (column, compare(experiment, experiment.file, condition, metric))
+                for metric, column in experiment.columns.items()
+            ]
+            measured = [pair for pair in pairs if any(row.mean is not None for row in pair[1].values())]
+            columns, compared = zip(*(measured or pairs), strict=True)
+            parts.append(comparison_table(columns, compared))
+            if measured and (note := detectable_note(*measured[0])):
                 parts.append(note)
     parts.append(comparison_note(experiment.baseline))
     if experiment.tail:
