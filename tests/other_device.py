@@ -266,7 +266,7 @@ def train_weights(method: str, device: str, cache: Path | None = None) -> dict[s
     teachers = [network(1, 6)]
     settings: dict[str, Any] = {
         "akdg": {"critic_width": 0.1},
-        "planting": {"planting_epochs": 2, "rounds": 1},
+        "planting": {"planting_epochs": 2, "rounds": 1, "resource": "flops", "target": 0.9, "narrow": 0.4},
         "cwd": {"features": 1.0},
         "ghnd": {"lr": 1e-6},  # Adam divides by gradients, and so enlarges differences in the last digit of small ones
     }.get(method, {})

@@ -13,7 +13,6 @@ from PIL import Image
 from tutelage.data import (
     Data,
     LongTail,
-    MissingLabels,
     MultiLabel,
     PowerLawImbalance,
     Quantities,
@@ -174,7 +173,7 @@ def test_conditions_that_select_by_class_require_labels(condition: Any, test_lab
 
 
 @pytest.mark.parametrize(
-    "condition", [*CONDITIONS, SymmetricNoise(0.2), MissingLabels(0.2)], ids=lambda condition: type(condition).__name__
+    "condition", [*CONDITIONS, SymmetricNoise(0.2)], ids=lambda condition: type(condition).__name__
 )
 def test_conditions_on_classes_refuse_other_targets(condition: Any, refused: Any) -> None:
     pair = (np.zeros((8, 2)), np.arange(16.0).reshape(8, 2) / 5)

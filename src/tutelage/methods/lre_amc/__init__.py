@@ -134,11 +134,13 @@ def lre_amc(
         )
         return reached(fitted.history)
 
-    example = next(_images(run, student, 1))
-    limit = 0.0 if target is None else target * cost_of(resource, student.module, example)
-    while open_layers and cost_of(resource, student.module, example) > limit:
+    def cost(network: Tapped) -> int:
+        return cost_of(resource, network.module, next(_images(run, network, 1)))
+
+    limit = 0.0 if target is None else target * cost(student)
+    while open_layers and cost(student) > limit:
         for layer in list(open_layers):
-            if cost_of(resource, student.module, example) <= limit:
+            if cost(student) <= limit:
                 break
             smaller = _pruned(run, student, layer, keep, floor, ridge)
             if smaller is not None and repaired(smaller):

@@ -105,7 +105,7 @@ def planting(
     student, limits = _start(run, budget, resource, target, narrow)
     if target is None and channels is None:
         raise TutelageError("channels=None plants as many channels as reach a target; set target and narrow")
-    names = _layers_to_grow(student.module, limits.example, layers)
+    names = _layers_to_grow(student.module, limits.example(student), layers)
     source = run.frozen(*run.teachers()) if alpha else None
 
     def train(model: Tapped, **options: Any) -> None:
@@ -117,7 +117,7 @@ def planting(
         """A copy that is trained with new channels in a layer; ``None`` if it would exceed the limits."""
         count = channels or limits.channels(model, layer, number / rounds, coupled=names[layer])
         copied = copy.deepcopy(model)
-        places = find_planting(copied.module, layer, count, limits.example, coupled=names[layer])
+        places = find_planting(copied.module, layer, count, limits.example(copied), coupled=names[layer])
         if places is None:
             return None
         plant(copied.module, places, torch.Generator().manual_seed(seed))
@@ -163,17 +163,21 @@ class _Limits:
         resource: what ``start`` and ``end`` are costs of.
         start: the cost before the first planting.
         end: the largest cost.
-        example: normalised inputs.
+        inputs: of two training samples.
     """
 
     budget: int | None
     resource: Resource
     start: int
     end: float
-    example: Tensor
+    inputs: Tensor
+
+    def example(self, model: Tapped) -> Tensor:
+        """What the network reads."""
+        return _example(model, self.inputs)
 
     def cost(self, model: Tapped) -> int:
-        return cost_of(self.resource, model.module, self.example)
+        return cost_of(self.resource, model.module, self.example(model))
 
     def allow(self, model: Tapped) -> bool:
         return (self.budget is None or parameters(model) <= self.budget) and self.cost(model) <= self.end
@@ -181,7 +185,7 @@ class _Limits:
     def channels(self, model: Tapped, layer: str, share: float, *, coupled: bool) -> int:
         """As many new channels of a layer as go this share of the way from the start to the end; at least 1."""
         copied = copy.deepcopy(model)
-        places = find_planting(copied.module, layer, 1, self.example, coupled=coupled)
+        places = find_planting(copied.module, layer, 1, self.example(copied), coupled=coupled)
         if places is None:
             return 1
         plant(copied.module, places, torch.Generator())
@@ -224,8 +228,8 @@ def _start(
     """
     if target is not None and (narrow is None or narrow >= target):
         raise TutelageError(f"target={target:g} needs a smaller network to grow from; set narrow, below {target:g}")
-    student = run.student()
-    example = _example(run, student)
+    student, inputs = run.student(), _two_inputs(run)
+    example = _example(student, inputs)
     end = math.inf if target is None else target * cost_of(resource, student.module, example)
     if narrow is not None:
         narrow_equally(student.module, example, resource, narrow)
@@ -235,7 +239,7 @@ def _start(
             f"the student has {parameters(student)} parameters, more than budget={budget}; use a smaller student or a "
             "larger budget"
         )
-    return student, _Limits(budget, resource, cost_of(resource, student.module, example), end, example)
+    return student, _Limits(budget, resource, cost_of(resource, student.module, example), end, inputs)
 
 
 def _tried(layers: Sequence[str], count: int | None, seed: int) -> list[tuple[int, str]]:
@@ -266,7 +270,11 @@ def _layers_to_grow(network: nn.Module, example: Tensor, layers: str) -> dict[st
     return names
 
 
-def _example(run: Run, model: Tapped) -> Tensor:
-    """Two training samples, normalised and without augmentation."""
-    batch = next(evaluation_batches(run.data.train.subset(torch.arange(min(2, len(run.data.train)))), workers=0))
-    return model.normalised(batch.inputs.to(model.mean.device))
+def _two_inputs(run: Run) -> Tensor:
+    """Those of two training samples, without augmentation."""
+    return next(evaluation_batches(run.data.train.subset(torch.arange(min(2, len(run.data.train)))), workers=0)).inputs
+
+
+def _example(model: Tapped, inputs: Tensor) -> Tensor:
+    """Inputs as a network reads them: normalised, and on its device, which training changes."""
+    return model.normalised(inputs.to(model.mean.device))
