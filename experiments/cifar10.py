@@ -140,7 +140,7 @@ def run(question: str, condition: str, row: str, seed: int, folder: Path) -> Map
     if condition.startswith("tuning"):
         fields |= {**TUNED, "epochs": settings.epochs // 4, **split(TRIALS[row][int(condition[-1])])}
     else:
-        fields |= split(TRIALS[row][best_trial(question, row)])
+        fields |= split(TRIALS[row][best_trial(EXPERIMENTS[question].file, row, len(TRIALS[row]))])
     if row == "plain":
         result = tutelage.train(STUDENT, data, **fields)
     else:
@@ -168,22 +168,24 @@ def teacher_of(question: str, seed: int) -> str:
     return f"{pretrained}@{DATA / f'cifar10-{pretrained}.safetensors'}"
 
 
-def best_trial(question: str, row: str) -> int:
-    """The number of the trial with the best accuracy on held-out training data.
+def best_trial(file: Path, row: str, trials: int) -> int:
+    """The number of the trial of a row with the best accuracy on held-out training data.
+
+    Args:
+        file: the lines of an experiment with the conditions ``tuning 0``, ``tuning 1``, and so on.
+        row: the row.
+        trials: how many trials it has.
 
     Raises:
         TutelageError: a trial has not been run.
     """
-    lines = read_lines(EXPERIMENTS[question].file)
     scores = {
         int(line["condition"][-1]): line["measured"]["validation_accuracy"]
-        for line in lines
+        for line in read_lines(file)
         if line["row"] == row and line["condition"].startswith("tuning")
     }
-    if len(scores) < len(TRIALS[row]):
-        raise TutelageError(
-            f"{row} is not tuned: run its conditions 'tuning 0' to 'tuning {len(TRIALS[row]) - 1}' first"
-        )
+    if len(scores) < trials:
+        raise TutelageError(f"{row} is not tuned: run its conditions 'tuning 0' to 'tuning {trials - 1}' first")
     return max(scores, key=lambda number: scores[number])
 
 
