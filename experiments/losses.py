@@ -19,9 +19,20 @@ from types import MappingProxyType
 from typing import Any
 
 import tutelage
-from experiments.cifar10 import CACHE, COMMON, DATA, LR, STUDENT, TUNED, TUNING, CifarExperiment, best_trial
+from experiments.cifar10 import (
+    CACHE,
+    COMMON,
+    DATA,
+    LR,
+    STUDENT,
+    TUNED,
+    TUNING,
+    CifarExperiment,
+    best_trial,
+    numbers_of,
+    split,
+)
 from experiments.cifar10 import TRIALS as NINE
-from experiments.cifar10 import numbers_of, split
 from experiments.paired import RESULTS, Experiment, main
 from tutelage.report.markdown import Column
 
@@ -168,7 +179,7 @@ def experiment(name: str) -> Experiment:
             "forward_passes": Column("forward passes, millions", share=False),
         },
         baseline="plain",
-        conditions={**dict.fromkeys([*teachers, *tuning], ""), "test": part.title},
+        conditions={**dict.fromkeys([*teachers, *tuning], ""), "test": "Test images"},
         seeds={**teachers, **dict.fromkeys(tuning, (TUNING,)), "test": tuple(range(SEEDS))},
         skip=frozenset(
             {(condition, "teacher") for condition in (*tuning, "test")}
