@@ -30,7 +30,7 @@ class Targets:
     """What ``counts`` counts, in words."""
 
     unknown: ClassVar[float | None] = None
-    """The value of all numbers of a missing label; ``None`` if samples without a label cannot be told from others."""
+    """The value of all numbers of a missing label; ``None`` if no value of a label can mean that it is missing."""
 
     spatial: ClassVar[bool] = False
     """Whether labels are places in the image, which move with its views."""
