@@ -160,8 +160,7 @@ targeted attack, which the paper probably has, too.
 - **Robustness on images is not robustness of the classifier of sounds.** A change of the waveform of 0.004, 23 dB
   below the signal, leaves 8 % on the STFT after adversarial training, and less than 1 % before it. The scalogram
   withstands it better, 27 % before and 36 % after (a difference that five seeds cannot tell from none), although it is
-  no more robust as an image. This is no matter of masked gradients of 0 (no recording has one), and 80 steps in place
-  of 20 lower 25 to 22 % on another seed; a weakness of the attack that these two do not show is not excluded.
+  no more robust as an image. A weakness of the attack through the scalogram is not excluded.
 
 ## What it does not show
 
