@@ -1,6 +1,6 @@
 """Measure the numbers of docs/performance.md.
 
-    python -m benchmarks                    all benchmarks, an hour and a quarter on two cores
+    python -m benchmarks                    all benchmarks, an hour and a half on two cores
     python -m benchmarks overhead stored    some benchmarks
     python -m benchmarks --short            a quick check that the commands work
 
@@ -29,6 +29,7 @@ from benchmarks.setting import device
 from benchmarks.steps import compiled, floor, loader, overhead, precision
 from benchmarks.students import students
 from benchmarks.time_to_accuracy import time_to_accuracy
+from benchmarks.tracking import tracking
 from tutelage.allocator import reuse_freed_memory
 from tutelage.config import Hardware
 from tutelage.training.hardware import resolve
@@ -51,6 +52,7 @@ PARTS: dict[str, Callable[[bool], Numbers]] = {
         methods,
         cached,
         students,
+        tracking,
         study,
         allocator,
         memory,

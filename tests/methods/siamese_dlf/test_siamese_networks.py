@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tutelage.data.frames import Frames, pair
@@ -64,21 +65,30 @@ def test_correlation_equals_its_sum_in_plain_loops() -> None:
                         for j in range(3):
                             product = float(template[b, c, i, j]) * float(search[b, c, row + i, column + j])
                             expected[b, 0, row, column] += product
-    for fast in (False, True):
-        torch.testing.assert_close(
-            correlation(template, search, fast_backward=fast).double(), expected, atol=1e-5, rtol=0
-        )
+    response = correlation(template, search)
+    assert response.dtype == torch.float32
+    torch.testing.assert_close(response.double(), expected, atol=1e-5, rtol=0)
 
 
-def test_both_forms_have_equal_gradients() -> None:
-    template, search = torch.randn(3, 4, 5, 5), torch.randn(3, 4, 13, 13)
+def test_correlation_has_the_gradients_of_a_grouped_convolution() -> None:
+    template, search = torch.randn(3, 4, 5, 3).double(), torch.randn(3, 4, 13, 9).double()
+
+    def grouped(template: Tensor, search: Tensor) -> Tensor:
+        return F.conv2d(search.reshape(1, 12, 13, 9), template, groups=3).transpose(0, 1)
+
     gradients = []
-    for fast in (False, True):
+    for correlate in (correlation, grouped):
         leaves = [tensor.clone().requires_grad_() for tensor in (template, search)]
-        correlation(*leaves, fast_backward=fast).square().sum().backward()
+        correlate(*leaves).square().sum().backward()
         gradients.append([leaf.grad for leaf in leaves])
-    for slow, quick in zip(*gradients, strict=True):
-        torch.testing.assert_close(slow, quick, atol=1e-3, rtol=1e-4)
+    for ours, expected in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, expected)
+
+
+def test_correlation_of_bfloat16_is_summed_in_float32() -> None:
+    template = torch.ones(1, 1, 20, 20, dtype=torch.bfloat16)
+    response = correlation(template, torch.ones(1, 1, 20, 20, dtype=torch.bfloat16))
+    assert response.item() == 400  # in bfloat16, the sum of ones stops at 256
 
 
 def test_features_correlated_with_their_centre_peak_at_the_centre() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tutelage.data.frames import crops_of
@@ -58,42 +57,43 @@ class Siamese(nn.Module):
                 f"{search.shape[2]}; open the data with --image-size {usual} (image_size={usual})"
             )
         features = self.template(self.backbone(template))  # first, so that the stages are those of the search crop
-        response = correlation(features, self.backbone(search), fast_backward=self.training)
+        response = correlation(features, self.backbone(search))
         scale: float = RESPONSE / features[0].numel() ** 0.5
         out: Tensor = self.gain * (scale * response) + self.offset
         return out
 
 
-def correlation(template: Tensor, search: Tensor, *, fast_backward: bool = False) -> Tensor:
+def correlation(template: Tensor, search: Tensor) -> Tensor:
     """The cross-correlation of each sample's maps: (B, C, h, w) and (B, C, H, W) to (B, 1, H - h + 1, W - w + 1).
 
-    Grouped convolutions have a slow backward pass on CPUs, which the Fourier transform does not have; what is exported
-    is a product of matrices, for any batch size.
+    One product of matrices multiplies each position of the template with each position of the search crop; each place
+    of the response is the sum of those that meet there. On CPUs this is several times faster than a grouped
+    convolution, forward and backward. The sum is float32 or wider.
     """
-    height, width = (whole - part + 1 for whole, part in zip(search.shape[2:], template.shape[2:], strict=True))
-    if torch.compiler.is_compiling():
-        patches = F.unfold(search, template.shape[2:])
-        return (template.flatten(1)[:, None] @ patches).view(-1, 1, height, width)
-    if not fast_backward:
-        count, channels = search.shape[:2]
-        maps = search.reshape(1, count * channels, *search.shape[2:])
-        return F.conv2d(maps, template, groups=count).transpose(0, 1)
-    with torch.autocast(search.device.type, enabled=False):
-        size = search.shape[2:]
-        whole, part = (torch.view_as_real(torch.fft.rfft2(maps.float(), s=size)) for maps in (search, template))
-        (a, b), (c, d) = whole.unbind(-1), part.unbind(-1)  # (a + b i) (c - d i), summed over channels
-        spectrum = torch.complex((a * c + b * d).sum(1, keepdim=True), (b * c - a * d).sum(1, keepdim=True))
-        response: Tensor = torch.fft.irfft2(spectrum, s=size)
-    return response[..., :height, :width]
+    (count, _, height, width), (rows, columns) = search.shape, template.shape[2:]
+    places = (height - rows + 1, width - columns + 1)
+    products = template.flatten(2).transpose(1, 2) @ search.flatten(2)  # (B, h w, H W)
+    down, across = (_meeting(part, whole, search.device) for part, whole in zip((rows, columns), places, strict=True))
+    positions = down[:, None, :, None] * width + across[:, None]  # (h, w, places)
+    met = products.gather(2, positions.reshape(1, rows * columns, -1).expand(count, -1, -1))
+    return met.sum(1, dtype=torch.promote_types(met.dtype, torch.float32)).view(count, 1, *places)
+
+
+def _meeting(part: int, places: int, device: torch.device) -> Tensor:
+    """The position in the search crop that each position of the template meets at each place: (part, places)."""
+    return torch.arange(part, device=device)[:, None] + torch.arange(places, device=device)
 
 
 def block(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1, pool: int = 0) -> nn.Sequential:
-    """A convolution without padding, batch normalisation, ReLU and maybe max-pooling by 2 of windows of ``pool``."""
+    """A convolution without padding, batch normalisation, maybe max-pooling by 2 of windows of ``pool``, and ReLU.
+
+    The order of pooling and ReLU does not change a value; ReLU is cheaper on the pooled maps.
+    """
     layers = [
         nn.Conv2d(inputs, outputs, kernel, stride, groups=groups, bias=False),
         nn.BatchNorm2d(outputs),
-        nn.ReLU(),
         *([nn.MaxPool2d(pool, 2)] if pool else []),
+        nn.ReLU(),
     ]
     return nn.Sequential(*layers)
 
