@@ -73,11 +73,11 @@ def test_correlation_equals_its_sum_in_plain_loops() -> None:
 def test_correlation_has_the_gradients_of_a_grouped_convolution() -> None:
     template, search = torch.randn(3, 4, 5, 3).double(), torch.randn(3, 4, 13, 9).double()
 
-    def grouped(template: Tensor, search: Tensor) -> Tensor:
+    def grouped_convolution(template: Tensor, search: Tensor) -> Tensor:
         return F.conv2d(search.reshape(1, 12, 13, 9), template, groups=3).transpose(0, 1)
 
     gradients = []
-    for correlate in (correlation, grouped):
+    for correlate in (correlation, grouped_convolution):
         leaves = [tensor.clone().requires_grad_() for tensor in (template, search)]
         correlate(*leaves).square().sum().backward()
         gradients.append([leaf.grad for leaf in leaves])
