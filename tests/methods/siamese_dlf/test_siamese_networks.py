@@ -81,8 +81,8 @@ def test_correlation_has_the_gradients_of_a_grouped_convolution() -> None:
         leaves = [tensor.clone().requires_grad_() for tensor in (template, search)]
         correlate(*leaves).square().sum().backward()
         gradients.append([leaf.grad for leaf in leaves])
-    for ours, expected in zip(*gradients, strict=True):
-        torch.testing.assert_close(ours, expected)
+    for actual, expected in zip(*gradients, strict=True):
+        torch.testing.assert_close(actual, expected)
 
 
 def test_correlation_of_bfloat16_is_summed_in_float32() -> None:
