@@ -162,8 +162,11 @@ def means() -> list[Variant]:
 def draw(path: Path) -> None:
     """Write a PNG: accuracy against latency and against size, with the front and its knee."""
     import matplotlib as mpl
+    import numpy as np
     from matplotlib.figure import Figure
-    from matplotlib.ticker import ScalarFormatter
+    from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
+
+    from tutelage.report.figures.point_labels import label_points
 
     titles = {
         "latency": "latency of one image, by that of the dense network in float32",
@@ -171,8 +174,9 @@ def draw(path: Path) -> None:
     }
     with mpl.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(figsize=(11, 4.6), layout="constrained")
-        for axis, (panel, title) in zip(figure.subplots(1, 2), titles.items(), strict=True):
-            variants = [v for v in means() if v.score > LOWEST and not math.isnan(getattr(v, panel))]
+        panels = list(zip(figure.subplots(1, 2), titles.items(), strict=True))
+        for axis, (panel, title) in panels:
+            variants = drawn(panel)
             best = front(variants, attrgetter(panel), attrgetter("score"))
             turning = knee(best, attrgetter(panel), attrgetter("score"))
             axis.plot([getattr(v, panel) for v in best], [100 * v.score for v in best], color="#8a8f98", linewidth=1)
@@ -181,16 +185,26 @@ def draw(path: Path) -> None:
             for variant in variants:
                 colour = "#c8553d" if variant.name.startswith(DENSE) else "#1f6f8b"
                 marker = "s" if "INT8" in variant.name else "D" if "packed" in variant.name else "o"
-                place = getattr(variant, panel), 100 * variant.score
-                axis.plot(*place, marker, color=colour, markersize=6)
-                axis.annotate(variant.name, place, (6, 4), textcoords="offset points")
+                axis.plot(getattr(variant, panel), 100 * variant.score, marker, color=colour, markersize=6)
             axis.set_xscale("log")
             axis.margins(x=0.25, y=0.1)
-            for formatter in (axis.xaxis.set_major_formatter, axis.xaxis.set_minor_formatter):
-                formatter(ScalarFormatter())
+            axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            axis.xaxis.set_major_formatter(ScalarFormatter())
+            axis.xaxis.set_minor_formatter(NullFormatter())
             axis.set_xlabel(title)
             axis.set_ylabel("test accuracy, %")
+        figure.draw_without_rendering()  # so that the axes have their final place
+        for axis, (panel, _) in panels:
+            variants = drawn(panel)
+            xs, ys = (np.array([attrgetter(name)(v) for v in variants]) for name in (panel, "score"))
+            names = [variant.name for variant in variants]
+            label_points(axis, names, xs, 100 * ys, range(len(variants)), length=32)
         figure.savefig(path, dpi=150)
+
+
+def drawn(panel: str) -> list[Variant]:
+    """The variants in a panel of the picture."""
+    return [v for v in means() if v.score > LOWEST and not math.isnan(getattr(v, panel))]
 
 
 EXPERIMENT = CifarExperiment(

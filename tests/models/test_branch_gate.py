@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from tests.models.branching import EXAMPLE
+from tutelage.errors import TutelageError
+from tutelage.models.surgery import branch
 from tutelage.models.surgery.branch import Gate
 
 
@@ -45,3 +48,21 @@ def test_gate_weights_are_uniform_if_no_activation_is_positive(branches: int) ->
     expected = torch.full((6, branches), 1 / branches)
     assert torch.equal(gate.train()(torch.randn(6, 4)), expected)
     assert torch.equal(gate.eval()(torch.randn(6, 4)), expected)
+
+
+class Repeating(nn.Module):
+    """A layer that gets each image twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(1, 4, 3), nn.Linear(4, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = self.conv(torch.cat([images, images]))
+        return self.fc(maps.mean((2, 3)).view(2, len(images), 4).mean(0))  # type: ignore[no-any-return]
+
+
+def test_a_gate_refuses_a_layer_with_another_number_of_rows() -> None:
+    with pytest.raises(TutelageError, match="'conv' of Repeating returns 4 rows for 2 samples"):
+        branch.apply(Repeating(), EXAMPLE, at="conv", branches=2)
+    assert branch.apply(Repeating(), EXAMPLE, at="conv", branches=2, combine="mean")(EXAMPLE).shape == (2, 3)

@@ -56,6 +56,11 @@ class Branched(nn.Module):
     ) -> None:
         super().__init__()
         trunk = _trace(first, at, example)
+        if combine == "gate" and trunk.rows != len(example):
+            raise TutelageError(
+                f"a gate weighs the branches of each sample, and {at!r} of {type(first).__name__} returns {trunk.rows} "
+                f"rows for {len(example)} samples; combine the branches by their mean, or branch at another layer"
+            )
         self.at, self._trunk_outputs, self._listening = at, dict[str, list[Any]](), False
         self._replays: list[list[_Replay]] = []
         for other in others:
@@ -142,6 +147,7 @@ class _Trunk:
     layers: tuple[str, ...]  # the outermost layers that have finished when the last shared one has
     overwritten: frozenset[str]  # those whose output is later overwritten in place
     channels: int
+    rows: int  # of the last shared layer's output
 
 
 class _Listener:
@@ -250,7 +256,7 @@ def _trace(network: nn.Module, at: str, example: Tensor) -> _Trunk:
     overwritten = frozenset(
         name for name, _, versions in finished if any(tensor._version != version for tensor, version in versions)
     )
-    return _Trunk(layers, overwritten, int(channels))
+    return _Trunk(layers, overwritten, int(channels), len(shared))
 
 
 def _inside(name: str, layers: set[str]) -> bool:

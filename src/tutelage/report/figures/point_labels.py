@@ -46,8 +46,9 @@ def label_points(
             continue
         occupied.append(box)
         arrow = {"arrowstyle": "-", "color": QUIET, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 4} if dy else None
+        side, start = ("right", dx + width) if dx < 0 else ("left", dx)  # the estimated width is wrong at the far end
         axes.annotate(
-            name, (xs[number], ys[number]), (dx, dy), textcoords="offset points", va="center", fontsize=10,
+            name, (xs[number], ys[number]), (start, dy), textcoords="offset points", ha=side, va="center", fontsize=10,
             arrowprops=arrow,
         )  # fmt: skip
 
