@@ -19,6 +19,7 @@ from tutelage.errors import TutelageWarning
 from tutelage.models.load import make_model
 from tutelage.models.tapped import Tapped
 from tutelage.runs.models import open_model
+from tutelage.runs.predict_files import predict_files
 
 tokenizers = pytest.importorskip("tokenizers")
 
@@ -88,6 +89,35 @@ def test_logits_are_those_of_the_library_for_texts_without_padding(network: Path
         torch.testing.assert_close(model(tokens)[:1], original(input_ids=tokens[:1, :3]).logits)
         longer = torch.cat([tokens, torch.zeros(2, 4, dtype=torch.int64)], 1)
         torch.testing.assert_close(model(longer), model(tokens), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("file", "tokenizer"), [("films.txt", False), ("films.tsv", False), ("films", True)])
+def test_classes_of_texts_in_files_are_those_of_the_library(
+    network: Path, tmp_path: Path, file: str, tokenizer: bool
+) -> None:
+    import transformers
+
+    texts = ["a fine film", "a long and dull film"]
+    path = tmp_path / file
+    path.write_text("".join(f"{'good' + chr(9) if file.endswith('.tsv') else ''}{text}\n" for text in texts))
+    rows = predict_files(
+        f"hf/{network}",
+        [path],
+        classes=["good", "bad"],
+        tokenizer=str(network) if tokenizer else None,
+        device="cpu",
+        workers=0,
+    ).rows
+    original = transformers.AutoModelForSequenceClassification.from_pretrained(network).eval()
+    words = {word: number for number, word in enumerate(WORDS)}
+    for text, row in zip(texts, rows, strict=True):
+        with torch.no_grad():
+            tokens = torch.tensor([[2, *(words[word] for word in text.split()), 3]])
+            best = original(input_ids=tokens).logits.softmax(1)[0]
+        assert row["text"] == text
+        assert row["class"] == ["good", "bad"][int(best.argmax())]
+        assert row["probability"] == pytest.approx(float(best.max()), abs=1e-5)
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -14,7 +14,7 @@ from tutelage.config import Config, Hardware, read_config
 from tutelage.data.batch import UNLABELLED
 from tutelage.data.data import Data
 from tutelage.data.inputs import Inputs
-from tutelage.data.inputs.texts import text_inputs
+from tutelage.data.inputs.texts import SUFFIXES, text_inputs
 from tutelage.data.split import Split
 from tutelage.data.tokenizer import open_tokenizer
 from tutelage.errors import TutelageError, TutelageWarning
@@ -31,6 +31,7 @@ from tutelage.tasks.prediction import Request
 from tutelage.training.hardware import resolve
 from tutelage.trust import Trust, typed_specs
 
+HUB = "hf/"
 PUBLISHED_SIZE = 224
 """The image size of published weights, whose header is not ours; ``image_size`` sets another."""
 
@@ -83,7 +84,8 @@ def open_inputs(
         image_size: pixels per side; by default the size that the weights record, or 224 if they record none.
         mean_std: mean and standard deviation of each channel for weights that record none.
         skip_bad: leave out images that cannot be decoded.
-        tokenizer: a file, a folder or a name of the hub, for a network for texts; by default that of the run's data.
+        tokenizer: a file, a folder or a name of the hub, for a network for texts; by default that of the run's data, or
+            that of ``hf/NAME`` for ``.txt`` and ``.tsv`` files.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         trust: whose code may be imported, as in ``open_model``.
 
@@ -97,8 +99,11 @@ def open_inputs(
     trust = typed_specs(name) if trust is None else trust
     if location and not header.classes and not classes:
         raise TutelageError(f"{name} records no class names; give them, in order, by --classes a,b,c (classes=[...])")
-    if header.encoding:
-        inputs = text_inputs(files, open_tokenizer(tokenizer or _tokenizer_of(name)), header.shape[0])
+    if location is None and name.startswith(HUB) and all(file.suffix.lower() in SUFFIXES for file in files):
+        tokenizer = tokenizer or name.removeprefix(HUB)
+    if header.encoding or (location is None and tokenizer):
+        length = header.shape[0] if header.encoding else None
+        inputs = text_inputs(files, open_tokenizer(tokenizer or _tokenizer_of(name)), length)
         network = open_trained(name, _data(inputs.split, header, classes), mean_std, trust)
         task = find_task(network.task or DEFAULT_TASK)
     else:

@@ -13,14 +13,15 @@ from tutelage.data.formats.text import read_rows
 from tutelage.data.inputs.inputs import Inputs
 from tutelage.data.modality import Tokens
 from tutelage.data.split import Split
-from tutelage.data.tokenizer import padding_of, token_rows, tokenizer_identity
+from tutelage.data.tokenizer import padding_of, token_rows, tokenize, tokenizer_identity
 from tutelage.errors import TutelageError
 from tutelage.files import read_file
 
 TABLE = ".tsv"
+SUFFIXES = (".txt", TABLE)
 
 
-def text_inputs(paths: Sequence[Path], tokenizer: Any, length: int) -> Inputs:
+def text_inputs(paths: Sequence[Path], tokenizer: Any, length: int | None) -> Inputs:
     """The texts of files as a network takes them, cut or padded to ``length`` tokens.
 
     A ``.tsv`` file has ``label<TAB>text`` on each line, as those of a data set have; its labels are ignored. Another
@@ -29,7 +30,7 @@ def text_inputs(paths: Sequence[Path], tokenizer: Any, length: int) -> Inputs:
     Args:
         paths: the files.
         tokenizer: of the library ``tokenizers``.
-        length: L.
+        length: L; ``None`` for the length of the longest text, at most as in ``tokenize``.
 
     Raises:
         TutelageError: a file is missing or has no text.
@@ -37,9 +38,13 @@ def text_inputs(paths: Sequence[Path], tokenizer: Any, length: int) -> Inputs:
     texts = [text for path in paths for text in _texts(path)]
     if not texts:
         raise TutelageError("no text is given; name text files with a text on each line")
-    padding = padding_of(tokenizer, "the texts")
-    modality = Tokens(tokenizer.get_vocab_size(), padding, tokenizer_identity(tokenizer))
-    tokens = token_rows(texts, tokenizer, length, padding)
+    if length is None:
+        tokenized = tokenize({"train": texts}, tokenizer, "the texts")
+        modality, tokens = tokenized.modality, tokenized.inputs["train"]
+    else:
+        padding = padding_of(tokenizer, "the texts")
+        modality = Tokens(tokenizer.get_vocab_size(), padding, tokenizer_identity(tokenizer))
+        tokens = token_rows(texts, tokenizer, length, padding)
     return Inputs(
         noun="text",
         names=tuple(texts),
