@@ -1,10 +1,10 @@
 """Write the pages of docs/results from the raw results beside them.
 
 ``demo.md`` shows ``tutelage demo``; ``nine-methods.md`` and its figure show ``experiments/nine_methods.py``; the raw
-results of both are written by ``experiments/raw.py``. ``cifar10.md`` and its figure sum up ``experiments/cifar10.py``.
-``minority_al.png`` shows the rounds of ``experiments/minority_al.py``, ``small_data.png`` the curves of
-``experiments/small_data.py``, ``compress_cifar10.png`` the files of ``experiments/compress_cifar10.py``. Each other
-page shows an ``EXPERIMENT`` (see ``experiments/paired.py``).
+results of both are written by ``experiments/raw.py``. ``cifar10.md`` and ``cifar10*.png`` show
+``experiments/cifar10.py``, ``minority_al.png`` the rounds of ``experiments/minority_al.py``, ``small_data.png`` the
+curves of ``experiments/small_data.py``, ``compress_cifar10.png`` the files of ``experiments/compress_cifar10.py``. Each
+other page shows an ``EXPERIMENT`` (see ``experiments/paired.py``).
 """
 
 from __future__ import annotations
@@ -292,6 +292,9 @@ if __name__ == "__main__":
     (FOLDER / "cifar10.md").write_text(cifar10_summary.page(), encoding="utf-8")
     if panels := cifar10_summary.gains():
         draw_gains(panels, FOLDER / "cifar10.png")
+    for question in cifar10_summary.QUESTIONS:
+        if curves := cifar10_summary.training_curves(question):
+            draw_curves(curves, FOLDER / f"cifar10-{question}.png", "epoch")
     draw_curves(minority_al.curves(), FOLDER / "minority_al.png", "labels requested")
     draw_curves(small_data.curves(), FOLDER / "small_data.png", "training images of each class", scale="log")
     compress_cifar10.draw(FOLDER / "compress_cifar10.png")

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 
-from experiments.cifar10 import EXPERIMENTS, QUESTIONS, TRIALS
+from experiments.cifar10 import EXPERIMENTS, QUESTIONS, SEEDS, TRIALS, curve_file
 from tutelage.report.conclusions import significance
 from tutelage.report.markdown import Column, markdown_table
 from tutelage.studies.comparison import Comparison
 from tutelage.studies.functions import compare, missing_runs
-from tutelage.studies.statistics import Interval, detectable_difference
+from tutelage.studies.statistics import Interval, detectable_difference, mean_interval
 
 METHODS = tuple(row for row in TRIALS if row != "plain")
 
@@ -54,6 +55,23 @@ def gains() -> dict[str, dict[str, Interval]]:
     return {
         QUESTIONS[name].title: {row: gain for row in METHODS if (gain := rows[row].gain) is not None}
         for name, rows in accuracies().items()
+    }
+
+
+def training_curves(question: str) -> dict[str, dict[str, dict[int, Interval]]]:
+    """The panels of a figure: loss and accuracy of the plain student by epoch; none before its seeds are complete."""
+    files = [curve_file(question, seed) for seed in SEEDS]
+    if not all(file.exists() for file in files):
+        return {}
+    curves = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    return {
+        title: {
+            "plain": {
+                epoch: mean_interval([scale * value for value in values])
+                for epoch, values in enumerate(zip(*(curve[name] for curve in curves), strict=True), 1)
+            }
+        }
+        for name, title, scale in (("ce", "training loss", 1), ("train_accuracy", "training accuracy, %", 100))
     }
 
 
