@@ -16,6 +16,7 @@ from pathlib import Path
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from tutelage.report.conclusions import conclusion
 from tutelage.report.markdown import Column, detectable_note, markdown_table
@@ -212,9 +213,12 @@ def draw_curves(
             if scale == "log":
                 axis.set_xticks(numbers, [f"{number}" for number in numbers])
                 axis.minorticks_off()
+            else:
+                axis.xaxis.set_major_locator(MaxNLocator(integer=True))
             axis.set_title(title, loc="left", fontweight="bold", fontsize=10)
             axis.set_xlabel(position)
-        axes[0 if scale == "log" else -1].legend(frameon=False, loc="lower right")
+        if len(colours) > 1:
+            axes[0 if scale == "log" else -1].legend(frameon=False, loc="lower right")
         figure.savefig(path, dpi=150)
 
 
