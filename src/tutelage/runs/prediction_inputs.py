@@ -99,9 +99,10 @@ def open_inputs(
     trust = typed_specs(name) if trust is None else trust
     if location and not header.classes and not classes:
         raise TutelageError(f"{name} records no class names; give them, in order, by --classes a,b,c (classes=[...])")
-    if location is None and name.startswith(HUB) and all(file.suffix.lower() in SUFFIXES for file in files):
+    of_hub = location is None and name.startswith(HUB)
+    if of_hub and all(file.suffix.lower() in SUFFIXES for file in files):
         tokenizer = tokenizer or name.removeprefix(HUB)
-    if header.encoding or (location is None and tokenizer):
+    if header.encoding or (of_hub and tokenizer):
         length = header.shape[0] if header.encoding else None
         inputs = text_inputs(files, open_tokenizer(tokenizer or _tokenizer_of(name)), length)
         network = open_trained(name, _data(inputs.split, header, classes), mean_std, trust)
