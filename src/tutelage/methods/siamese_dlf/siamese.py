@@ -67,8 +67,8 @@ def correlation(template: Tensor, search: Tensor) -> Tensor:
     """The cross-correlation of each sample's maps: (B, C, h, w) and (B, C, H, W) to (B, 1, H - h + 1, W - w + 1).
 
     One product of matrices multiplies each position of the template with each position of the search crop; each place
-    of the response is the sum of those that meet there, in float32 or wider. A grouped convolution needs fewer products,
-    but is slow on CPUs.
+    of the response is the sum of those that meet there, in float32 or wider. A grouped convolution needs fewer
+    products, but is slow on CPUs.
     """
     (count, _, height, width), (rows, columns) = search.shape, template.shape[2:]
     places = (height - rows + 1, width - columns + 1)
