@@ -26,8 +26,8 @@ EPOCH = "an epoch of training"
 def tracking(short: bool) -> Numbers:
     """Scoring a tracker after an epoch, and its final evaluation, relative to an epoch of as many frames.
 
-    Training cuts one pair of crops from each frame; the tracker cuts three for the score, and six for the final
-    evaluation, with and without the window, which is in float32.
+    Training cuts a template and a search crop from each frame, the tracker three search crops. The final evaluation is
+    in float32.
     """
     return {name: as_json(_measured(name, short)) for name in NETWORKS}
 

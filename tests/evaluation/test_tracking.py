@@ -11,12 +11,13 @@ from torch import Tensor, nn
 
 from tests.videos import SIDE, moving_squares
 from tutelage.data import Split
-from tutelage.data.frames import Frames, crops_of
+from tutelage.data.frames import Frames, crops_of, pair
 from tutelage.data.targets import Track
 from tutelage.data.targets.track import box_of
 from tutelage.errors import NonFiniteError
 from tutelage.evaluation.overlap import THRESHOLDS, centre_errors, one_pass, overlaps, success_curve
 from tutelage.evaluation.tracks import response_around, track
+from tutelage.models.tapped import Tapped
 
 
 def split_of(pixels: Tensor, labels: Tensor, search: int = 63) -> Split:
@@ -86,20 +87,20 @@ def test_nothing_to_count_is_undefined() -> None:
     assert len(measures["overlap_of_videos"]) == 0
 
 
-@pytest.mark.parametrize("windows", [(0.176,), (0.0,)])
-def test_box_of_a_static_scene_stays(windows: tuple[float, ...]) -> None:
+@pytest.mark.parametrize("window", [0.176, 0.0])
+def test_box_of_a_static_scene_stays(window: float) -> None:
     pixels, labels = moving_squares(videos=3, frames=1)
     pixels, labels = pixels.repeat_interleave(8, 0), labels.repeat_interleave(8, 0)
     labels[:, 1] = torch.arange(8).repeat(3)
-    tracks = track(Matching(), split_of(pixels, labels), windows=windows)
-    assert (tracks.boxes[0] - box_of(labels)).abs().max() <= 1
+    tracks = track(Matching(), split_of(pixels, labels), window=window)
+    assert (tracks.boxes - box_of(labels)).abs().max() <= 1
 
 
 def test_moving_object_is_followed() -> None:
     pixels, labels = moving_squares(videos=4, frames=12)
     tracks = track(Matching(), split_of(pixels, labels))
-    assert centre_errors(tracks.boxes[0], box_of(labels)).max() < 2
-    assert overlaps(tracks.boxes[0], box_of(labels)).mean() > 0.8
+    assert centre_errors(tracks.boxes, box_of(labels)).max() < 2
+    assert overlaps(tracks.boxes, box_of(labels)).mean() > 0.8
 
 
 def test_box_grows_with_its_object() -> None:
@@ -115,8 +116,8 @@ def test_box_grows_with_its_object() -> None:
         frames.append(frame.to(torch.uint8)[..., None])
         labels.append([0.0, number, low, low, side, side])
     tracks = track(Matching(), split_of(torch.stack(frames), torch.tensor(labels)))
-    assert tracks.boxes[0, -1, 2] == pytest.approx(labels[-1][4], rel=0.1)
-    assert tracks.boxes[0, -1, 2] > 1.15 * 2 * SIDE
+    assert tracks.boxes[-1, 2] == pytest.approx(labels[-1][4], rel=0.1)
+    assert tracks.boxes[-1, 2] > 1.15 * 2 * SIDE
 
 
 def test_videos_are_tracked_together_as_one_by_one() -> None:
@@ -125,15 +126,33 @@ def test_videos_are_tracked_together_as_one_by_one() -> None:
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(1))
     split = split_of(pixels[rows], labels[rows])
     network = Matching()
-    together = track(network, split.subset(order), windows=(0.176, 0.0)).boxes
-    assert network.batches == [18, 18, 18, 18, 12, 12, 6, 6]  # two windows, three scales
-    assert together.shape == (2, 21, 4)
+    together = track(network, split.subset(order)).boxes
+    assert network.batches == [9, 9, 9, 9, 6, 6, 3, 3]  # three scales
+    assert together.shape == (21, 4)
     for video in range(3):
         own = (split.labels[:, 0] == video).nonzero()[:, 0]
-        alone = track(Matching(), split.subset(own), windows=(0.176, 0.0)).boxes
-        torch.testing.assert_close(
-            together[:, torch.isin(order, own)][:, order[torch.isin(order, own)].argsort()], alone
-        )
+        alone = track(Matching(), split.subset(own)).boxes
+        torch.testing.assert_close(together[torch.isin(order, own)][order[torch.isin(order, own)].argsort()], alone)
+
+
+def test_network_of_many_crops_predicts_the_same_boxes() -> None:
+    class Sharing(Matching):
+        many_crops = True
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            self.batches.append(len(inputs))
+            template, search = crops_of(inputs)
+            count, side = len(search) // len(template), inputs.shape[2]
+            pairs = pair(template.repeat_interleave(count, 0), search)
+            assert pairs.shape[3] < 2 * side
+            return Matching.forward(Matching(), pairs).view(len(inputs), count, 9, 9)
+
+    split = split_of(*moving_squares(videos=3, frames=6))
+    sharing = Sharing()
+    boxes = track(sharing, split).boxes
+    assert sharing.batches == [3] * 5
+    torch.testing.assert_close(boxes, track(Matching(), split).boxes)
+    torch.testing.assert_close(track(Tapped(sharing), split).boxes, boxes)
 
 
 def test_labels_after_the_first_frame_are_not_read() -> None:
@@ -151,8 +170,8 @@ def test_tracking_starts_at_the_first_box() -> None:
     pixels, labels = moving_squares(videos=1, frames=6)
     labels[:2, 2:] = math.nan
     tracks = track(Matching(), split_of(pixels, labels))
-    assert tracks.boxes[0, :2].isnan().all()
-    assert torch.equal(tracks.boxes[0, 2], labels[2, 2:])
+    assert tracks.boxes[:2].isnan().all()
+    assert torch.equal(tracks.boxes[2], labels[2, 2:])
     assert tracks.counted.tolist() == [False, False, False, True, True, True]
 
 
@@ -162,7 +181,8 @@ def test_window_prefers_places_near_the_last_one() -> None:
             return torch.arange(9.0).expand(len(inputs), 1, 9, 9)
 
     pixels, labels = moving_squares(videos=1, frames=2)
-    boxes = track(Slope(), split_of(pixels, labels), windows=(0.0, 0.176, 0.5)).boxes[:, 1]
+    split = split_of(pixels, labels)
+    boxes = torch.stack([track(Slope(), split, window=window).boxes[1] for window in (0.0, 0.176, 0.5)])
     steps = (boxes[:, 0] + boxes[:, 2] / 2 - labels[0, 2] - SIDE / 2).tolist()
     assert steps[0] > 5
     assert steps[0] > steps[1] > steps[2] > 0
@@ -176,7 +196,7 @@ def test_boxes_stay_in_the_frame() -> None:
             return responses
 
     pixels, labels = moving_squares(videos=1, frames=20)
-    boxes = track(Corner(), split_of(pixels, labels), windows=(0.0,)).boxes[0]
+    boxes = track(Corner(), split_of(pixels, labels), window=0.0).boxes
     centres = boxes[:, :2] + boxes[:, 2:] / 2
     assert centres.min() >= 0
     assert boxes.isfinite().all()

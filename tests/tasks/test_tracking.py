@@ -20,7 +20,7 @@ from tutelage.models.outputs import Outputs
 from tutelage.models.tapped import Tapped
 from tutelage.tasks import Compute, find_task
 from tutelage.tasks._tracks import heated, outline, selected
-from tutelage.tasks.tracking import ResponseLoss, places
+from tutelage.tasks.tracking import ResponseLoss, Tracking, places
 
 SHORT: dict[str, Any] = {"epochs": 2, "batch_size": 8, "lr": 0.02, "device": "cpu", "precision": "float32"}
 TASK = find_task("tracking")
@@ -101,6 +101,9 @@ def test_plain_training_improves_the_loss_and_records_every_metric(data: Data, t
     scores = [record["learners"]["student"]["validation_average_overlap"] for record in result.history]
     assert selected_epoch["validation_average_overlap"] == max(scores)
     assert TASK.score(result.model, data.test, data, Compute()) == pytest.approx(test["average_overlap"])
+    without_window = Tracking(window=0.0).evaluate(result.model, data.test, data, Compute())
+    assert without_window.keys() == test.keys()
+    assert without_window["average_overlap"] != test["average_overlap"]
 
 
 def test_interrupted_run_equals_an_uninterrupted_one(data: Data, tmp_path: Path) -> None:

@@ -28,27 +28,33 @@ def template_side(search: int) -> int:
 
 
 def pair(template: Tensor, search: Tensor) -> Tensor:
-    """One input of two crops side by side: (B, C, T, T) and (B, C, S, S) to (B, C, S, S + T).
+    """One input of crops side by side: (B, C, T, T) and (B, C, S, K S) to (B, C, S, K S + T).
 
-    The search crop is on the left, the template in the upper right corner, above zeros.
+    On the left are the K search crops, in training 1; the template is in the upper right corner, above zeros.
     """
     return torch.cat([search, F.pad(template, (0, 0, 0, search.shape[2] - template.shape[2]))], 3)
 
 
 def crops_of(inputs: Tensor) -> tuple[Tensor, Tensor]:
-    """The template (B, C, T, T) and the search crop (B, C, S, S) of inputs (B, C, S, S + T).
+    """The templates (B, C, T, T) and the search crops (B K, C, S, S) of inputs (B, C, S, K S + T), see ``pair``.
+
+    The K search crops of a template follow each other.
 
     Raises:
-        TutelageError: the inputs are no such pairs.
+        TutelageError: the inputs are no such crops.
     """
     side = inputs.shape[2]
-    template = inputs.shape[3] - side
-    if template != template_side(side):
+    template = template_side(side)
+    count, rest = divmod(inputs.shape[3] - template, side)
+    if count < 1 or rest:
         raise TutelageError(
             f"a network for tracking takes pairs of crops (B, C, S, S + T) with T = (S - 1) / 2, such as 127 x 190 "
             f"pixels, and got {side} x {inputs.shape[3]}; give it frames of videos"
         )
-    return inputs[..., :template, side:], inputs[..., :side]
+    search = inputs[..., : count * side]
+    if count > 1:
+        search = torch.stack(torch.split(search, side, 3), 1).flatten(0, 1)
+    return inputs[..., :template, count * side :], search
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ class Tracks:
     """Predicted boxes of a split.
 
     Attributes:
-        boxes: (L, N, 4) float32 boxes (x, y, w, h) for each of L weights of the window; NaN before a video's first box.
+        boxes: (N, 4) float32 boxes (x, y, w, h); NaN before a video's first box.
         counted: (N,) bool, the frames that an evaluation counts: those with a box after the video's first one.
     """
 
@@ -43,7 +43,7 @@ def track(
     model: nn.Module,
     split: Split,
     *,
-    windows: Sequence[float] = (WINDOW,),
+    window: float = WINDOW,
     device: torch.device | str = "cpu",
     amp: torch.dtype | None = None,
     workers: int = 2,
@@ -60,7 +60,7 @@ def track(
     Args:
         model: pairs of crops to responses (B, 1, R, R); on ``device`` already.
         split: frames of videos, with a ``Track`` for labels.
-        windows: the weights w of the window, each of which gives boxes of its own; 0 is without a window.
+        window: its weight w; 0 is without a window.
         device, amp: where, and in which dtype of autocast, to compute.
         workers: processes that read files.
 
@@ -72,7 +72,7 @@ def track(
     response, since a factor would favour negative ones; boxes keep at least 2 pixels and their centre in the frame.
     """
     modality, device = _modality(split), torch.device(device)
-    boxes = torch.full((len(windows), len(split), 4), torch.nan)
+    boxes = torch.full((len(split), 4), torch.nan)
     labels = split.labels.cpu()
     videos = list(_rows_by_video(labels))
     counted = torch.zeros(len(split), dtype=torch.bool)
@@ -85,9 +85,8 @@ def track(
     ):
         for start in range(0, len(videos), TOGETHER):  # of similar length, so that few of them end early
             some = videos[start : start + TOGETHER]
-            lanes = torch.tensor(windows, device=device)
-            for rows, predicted in _follow(model, split, modality, some, lanes, workers):
-                boxes[:, rows] = predicted.cpu()
+            for rows, predicted in _follow(model, split, modality, some, window, device, workers):
+                boxes[rows] = predicted.cpu()
     return Tracks(boxes, counted)
 
 
@@ -105,13 +104,11 @@ def response_around(
     rows = torch.tensor([[first], [row]])
     frame, other = _frames(split, rows, device, workers=0)
     boxes = box_of(split.labels[[first]]).to(device)
-    templates = Tracked.start(frame, boxes, torch.zeros(1, device=device), modality).templates
-    state = replace(
-        Tracked.start(other, box[None].to(device), torch.zeros(1, device=device), modality), templates=templates
-    )
+    templates = Tracked.start(frame, boxes, WINDOW, modality).templates
+    state = replace(Tracked.start(other, box[None].to(device), WINDOW, modality), templates=templates)
     with eval_mode(model), fixed_draws(model, 0):
-        response = state.responses(model, other)[0, 0, len(SCALES) // 2]
-    crop = square_crops(other, state.centres, state.sides, modality.search)[0, 0]
+        response = state.responses(model, other)[0, len(SCALES) // 2]
+    crop = square_crops(other, state.centres[:, None], state.sides[:, None], modality.search)[0, 0]
     return crop.permute(1, 2, 0).round().clamp(0, 255).to(torch.uint8).cpu(), response.cpu()
 
 
@@ -131,13 +128,18 @@ def _rows_by_video(labels: Tensor) -> Iterator[Tensor]:
 
 
 def _follow(
-    model: nn.Module, split: Split, modality: Frames, videos: Sequence[Tensor], windows: Tensor, workers: int
+    model: nn.Module,
+    split: Split,
+    modality: Frames,
+    videos: Sequence[Tensor],
+    window: float,
+    device: torch.device,
+    workers: int,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Advance through videos together, the longest first: the rows (V,) of each step and their boxes (L, V, 4)."""
-    device = windows.device
+    """Advance through videos together, the longest first: the rows (V,) of each step and their boxes (V, 4)."""
     first = torch.stack([rows[0] for rows in videos])
     (frames,) = _frames(split, first[None], device, workers)
-    state = Tracked.start(frames, box_of(split.labels[first]).to(device), windows, modality)
+    state = Tracked.start(frames, box_of(split.labels[first]).to(device), window, modality)
     yield first, state.boxes
     valid = torch.ones((), dtype=torch.bool, device=device)
     for count, plan in _steps(videos):

@@ -79,9 +79,11 @@ class Tracking(Task):
     """One object in the frames of a video, from its first box on, by the responses (B, 1, R, R) of a Siamese network.
 
     The evaluation is in one pass over whole videos, see ``tutelage.evaluation.tracks``; each measure is the mean over
-    videos of the mean over their frames with a box, without the first. Coordinates are pixels of the stored frames. The
-    tracker prefers places near the last one, by a window, which can hide a bad network; so each measure is also given
-    without it.
+    videos of the mean over their frames with a box, without the first. Coordinates are pixels of the stored frames.
+
+    Args:
+        window: the weight of the window by which the tracker prefers places near the last one. It can hide a bad
+            network; ``Tracking(window=0.0)`` measures without it.
     """
 
     prediction_suffix: ClassVar[str] = ".txt"
@@ -92,19 +94,10 @@ class Tracking(Task):
     metrics: ClassVar[Mapping[str, Metric | Curve]] = MappingProxyType(
         {
             "average_overlap": Metric("average overlap", "higher", percent=True),
-            "average_overlap_without_window": Metric("average overlap without window", "higher", percent=True),
             "success_auc": Metric("area under the success curve", "higher", percent=True),
-            "success_auc_without_window": Metric("area under the success curve without window", "higher", percent=True),
             "success_rate": Metric("frames with an overlap above 0.5", "higher", percent=True),
-            "success_rate_without_window": Metric(
-                "frames with an overlap above 0.5 without window", "higher", percent=True
-            ),
             "precision": Metric("frames with a centre error of at most 20 pixels", "higher", percent=True),
-            "precision_without_window": Metric(
-                "frames with a centre error of at most 20 pixels without window", "higher", percent=True
-            ),
             "centre_error": Metric("mean centre error in pixels", "lower"),
-            "centre_error_without_window": Metric("mean centre error in pixels without window", "lower"),
             "fixed_average_overlap": Metric("average overlap of a box that never moves", None, percent=True),
             "success_curve": Curve("share of frames by the overlap that they exceed"),
             "overlap_of_videos": Curve("average overlap of each video"),
@@ -120,6 +113,9 @@ class Tracking(Task):
             "centre_error": "centre error",
         }
     )
+
+    def __init__(self, window: float = WINDOW) -> None:
+        self.window = window
 
     def label_loss(self) -> Term:
         """Weighted binary cross-entropy of each place."""
@@ -144,49 +140,45 @@ class Tracking(Task):
             )
 
     def score(self, model: nn.Module, split: Split, data: Data, compute: Compute) -> float:
-        """The average overlap, with the window."""
-        tracks = track(model, split, device=compute.device, amp=compute.amp, workers=compute.workers)
-        return float(measured(tracks, split)[0]["overlap"])
+        """The average overlap."""
+        return float(measured(self._tracks(model, split, compute), split)["overlap"])
+
+    def _tracks(self, model: nn.Module, split: Split, compute: Compute) -> Tracks:
+        return track(model, split, window=self.window, device=compute.device, amp=compute.amp, workers=compute.workers)
 
     def evaluate(
         self, model: nn.Module, split: Split, data: Data, compute: Compute, *, teacher: nn.Module | None = None
     ) -> dict[str, Any]:
-        """Compute all metrics, with and without the window in one pass."""
-        tracks = track(
-            model, split, windows=(WINDOW, 0.0), device=compute.device, amp=compute.amp, workers=compute.workers
-        )
-        results = dict(zip(("", "_without_window"), measured(tracks, split), strict=True))
-        result: dict[str, Any] = {"samples": len(split), "videos": len(results[""]["videos"])}
-        for name, key in {
-            "average_overlap": "overlap",
-            "success_auc": "success_auc",
-            "success_rate": "success_rate",
-            "precision": "precision",
-            "centre_error": "centre_error",
-        }.items():
-            result |= {f"{name}{suffix}": json_number(values[key]) for suffix, values in results.items()}
-        result["fixed_average_overlap"] = json_number(measured(unmoved(split), split)[0]["overlap"])
-        result["success_curve"] = {
-            "overlap": json_numbers(THRESHOLDS),
-            **{f"share{suffix}": json_numbers(values["success"]) for suffix, values in results.items()},
+        """Compute all metrics in one pass."""
+        values = measured(self._tracks(model, split, compute), split)
+        result: dict[str, Any] = {
+            "samples": len(split),
+            "videos": len(values["videos"]),
+            "average_overlap": json_number(values["overlap"]),
+            "success_auc": json_number(values["success_auc"]),
+            "success_rate": json_number(values["success_rate"]),
+            "precision": json_number(values["precision"]),
+            "centre_error": json_number(values["centre_error"]),
+            "fixed_average_overlap": json_number(measured(unmoved(split), split)["overlap"]),
+            "success_curve": {"overlap": json_numbers(THRESHOLDS), "share": json_numbers(values["success"])},
         }
-        videos = [video_name(data, number) for number in results[""]["videos"].tolist()]
-        result["overlap_of_videos"] = dict(zip(videos, json_numbers(results[""]["overlap_of_videos"]), strict=True))
+        videos = [video_name(data, number) for number in values["videos"].tolist()]
+        result["overlap_of_videos"] = dict(zip(videos, json_numbers(values["overlap_of_videos"]), strict=True))
         if teacher is not None:
             result["teacher_average_overlap"] = json_number(self.score(teacher, split, data, compute))
         return result
 
     def chance_level(self, data: Data) -> float | None:
         """The overlap of a box that never moves, plus a margin."""
-        return float(measured(unmoved(data.test), data.test)[0]["overlap"]) + MARGIN
+        return float(measured(unmoved(data.test), data.test)["overlap"]) + MARGIN
 
     def drawings(self, model: nn.Module, split: Split, data: Data, compute: Compute) -> Sequence[Drawing]:
         """Frames of the worst, a typical and the best video, with the true and the predicted box, and a response."""
-        tracks = track(model, split, device=compute.device, amp=compute.amp, workers=compute.workers)
-        result, respond = measured(tracks, split)[0], partial(response_around, model, split, device=compute.device)
+        tracks = self._tracks(model, split, compute)
+        result, respond = measured(tracks, split), partial(response_around, model, split, device=compute.device)
         return [
             Drawing(
-                sheet(split, tracks.boxes[0], int(result["videos"][position]), respond),
+                sheet(split, tracks.boxes, int(result["videos"][position]), respond),
                 f"{video_name(data, int(result['videos'][position]))}: average overlap "
                 f"{float(result['overlap_of_videos'][position]):.0%}",
             )
@@ -200,8 +192,8 @@ class Tracking(Task):
     def predictions(self, request: Request) -> Iterator[Prediction]:
         """The box in each frame, x and y from 1; a text file of them in the layout of the Object Tracking Benchmark."""
         inputs = request.inputs
-        tracks = track(request.model, inputs.split, device=request.device, workers=request.workers)
-        for boxes in torch.split(tracks.boxes[0] + torch.tensor([1.0, 1.0, 0.0, 0.0]), inputs.counts.tolist()):
+        tracks = self._tracks(request.model, inputs.split, Compute(request.device, None, request.workers))
+        for boxes in torch.split(tracks.boxes + torch.tensor([1.0, 1.0, 0.0, 0.0]), inputs.counts.tolist()):
             lines = [
                 ",".join("NaN" if math.isnan(value) else f"{value:.2f}" for value in row) for row in boxes.tolist()
             ]
@@ -218,22 +210,21 @@ def video_name(data: Data, number: int) -> str:
     return names[number] if number < len(names) else str(number)
 
 
-def measured(tracks: Tracks, split: Split) -> list[dict[str, Tensor]]:
-    """``one_pass`` of each kind of predicted boxes."""
+def measured(tracks: Tracks, split: Split) -> dict[str, Tensor]:
+    """``one_pass`` of the predicted boxes."""
     labels, counted = split.labels.cpu(), tracks.counted
-    truth, videos = box_of(labels[counted]), labels[counted, 0].long()
-    return [one_pass(boxes[counted], truth, videos) for boxes in tracks.boxes]
+    return one_pass(tracks.boxes[counted], box_of(labels[counted]), labels[counted, 0].long())
 
 
 def unmoved(split: Split) -> Tracks:
     """Tracks whose boxes all are the first box of their video."""
     labels = split.labels.cpu()
-    boxes, counted = torch.full((1, len(labels), 4), torch.nan), visible(labels)
+    boxes, counted = torch.full((len(labels), 4), torch.nan), visible(labels)
     for number in torch.unique(labels[:, 0]):
         rows = (labels[:, 0] == number).nonzero()[:, 0]
         seen = rows[visible(labels[rows])]
         first = seen[labels[seen, 1].argmin()]
-        boxes[0, rows] = box_of(labels[first])
+        boxes[rows] = box_of(labels[first])
         counted[first] = False
     return Tracks(boxes, counted)
 

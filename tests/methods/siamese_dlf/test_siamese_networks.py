@@ -128,6 +128,17 @@ def test_stages_are_those_of_the_search_crop() -> None:
     torch.testing.assert_close(outputs["template"], module.backbone(inputs[:, :, :63, 127:]))
 
 
+def test_search_crops_share_a_template() -> None:
+    module = network("siamese4").eval()
+    generator = torch.Generator().manual_seed(3)
+    templates, crops = (torch.rand(2, *shape, generator=generator) for shape in ((3, 63, 63), (5, 3, 127, 127)))
+    shared = module(pair(templates, torch.cat(crops.unbind(1), 3)))
+    assert shared.shape == (2, 5, 17, 17)
+    for number in range(5):
+        alone = module(pair(templates, crops[:, number]))
+        torch.testing.assert_close(shared[:, number : number + 1], alone, atol=1e-5, rtol=1e-4)
+
+
 def test_every_parameter_is_trained() -> None:
     module = network("siamese4")
     response: Tensor = module(torch.rand(4, 3, 127, 190))

@@ -31,7 +31,10 @@ class Siamese(nn.Module):
 
     Attributes:
         roles: the stages, of the search crop, and ``template``, the last stage of the template crop.
+        many_crops: a tracker may give it several search crops with one template.
     """
+
+    many_crops = True
 
     def __init__(self, blocks: Sequence[nn.Module], search: tuple[int, int]) -> None:
         super().__init__()
@@ -44,7 +47,9 @@ class Siamese(nn.Module):
         he_initialise(self)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Pairs of crops (B, C, S, S + T) to responses (B, 1, R, R): logits of the object's centre at each place.
+        """Crops (B, C, S, K S + T) to responses (B, K, R, R): logits of the object's centre at each place.
+
+        K is the number of search crops, which share the template: 1 in training.
 
         Raises:
             TutelageError: the inputs are no pairs, or their crops are too small.
@@ -57,7 +62,10 @@ class Siamese(nn.Module):
                 f"{search.shape[2]}; open the data with --image-size {usual} (image_size={usual})"
             )
         features = self.template(self.backbone(template))  # first, so that the stages are those of the search crop
-        response = correlation(features, self.backbone(search))
+        count = inputs.shape[3] // inputs.shape[2]
+        shared = features if count == 1 else features.repeat_interleave(count, 0)
+        response = correlation(shared, self.backbone(search))
+        response = response.view(len(template), count, *response.shape[2:])
         scale: float = RESPONSE / features[0].numel() ** 0.5
         out: Tensor = self.gain * (scale * response) + self.offset
         return out
