@@ -257,22 +257,24 @@ def hours(question: str) -> None:
     """Train each row for two epochs of 2,500 images in one thread, and print the time that a whole question takes."""
     torch.set_num_threads(1)
     settings, total = QUESTIONS[question], 0.0
-    teacher = f"resnet56@{DATA / 'cifar10-resnet56.safetensors'}" if settings.teacher else OWN_TEACHER
-    data = f"npz:{DATA / 'cifar10.npz'}"
-    for row in TRIALS:
+    data, folder = f"npz:{DATA / 'cifar10.npz'}", Path("runs") / "cifar10-hours"
+    teacher = teacher_of(question, TUNING) if settings.teacher else str(folder / "teacher")
+    shutil.rmtree(folder, ignore_errors=True)
+    for row in EXPERIMENTS[question].rows:
         fields = {**COMMON, "epochs": 2, "warmup": 0.0, "views": 1, "validation": 0.0, "per_class": 250}
-        if row == "plain":
+        if row == "teacher":
+            result = tutelage.train(OWN_TEACHER, data, out=teacher, **fields)
+        elif row == "plain":
             result = tutelage.train(STUDENT, data, **fields)
         else:
-            cache = Path("runs") / "cifar10-hours"
-            fields |= {**CACHE, "teacher_cache": str(cache / row)}
+            fields |= {**CACHE, "teacher_cache": str(folder / row)}
             result = tutelage.distill(teacher, STUDENT, data, method=row, **fields)
-            shutil.rmtree(cache, ignore_errors=True)
         seconds = result.history[-1]["seconds"]  # the teacher's outputs are cached by then
         hours_per_run = seconds / 2500 * settings.images * settings.epochs / 3600
-        runs = len(SEEDS) + len(TRIALS[row]) * 0.9 / 4
+        runs = len(SEEDS) + (1 if row == "teacher" else len(TRIALS[row]) * 0.9 / 4)
         total += hours_per_run * runs
         print(f"{row:8s} {hours_per_run:6.2f} hours a run, {hours_per_run * runs:6.2f} in all, one thread", flush=True)
+    shutil.rmtree(folder, ignore_errors=True)
     print(f"{question}: {total:.1f} hours of one thread, {total / 2:.1f} with --jobs 2")
 
 
