@@ -209,9 +209,9 @@ share of labels that the student is trained without, and *gain* the difference o
 by seed; the ± is half the width of the interval.
 
 **Tuning.** Evidence, noise matrix, shrinking, threshold and soft labels were chosen on seeds 100 and 101 of all
-conditions, which are not reported; the convolutional network's learning rate on seed 100, as the best for *plain* of
-0.1, 0.3 and 0.6 (33.5, 34.9 and 35.1 %; with crops and flips 49.4, 51.8 and 52.0 %). The seeds of this page are those of earlier versions of `clean_labels`; no choice of
-this version was made by them.
+conditions but the convolutional ones. The convolutional network's learning rate is, on seed 100, the best for *plain*
+of 0.1, 0.3 and 0.6 (33.5, 34.9 and 35.1 %; with crops and flips 49.4, 51.8 and 52.0 %). These seeds are not reported.
+The seeds of this page are those of earlier versions of `clean_labels`; no choice of this version was made by them.
 """,
     measure=run,
     rows=("cleanlab, same probabilities", "cleanlab, defaults", *RANKINGS, "plain", "true labels"),

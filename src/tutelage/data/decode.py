@@ -135,8 +135,9 @@ def cached_pixels(
         if isinstance(source, bytes):
             identity = hashlib.blake2b(source, digest_size=16).hexdigest()
         else:
-            status = source.stat()
-            identity = f"{os.path.abspath(source)} {status.st_size} {status.st_mtime_ns}"
+            path = os.path.abspath(source)
+            status = os.stat(path)
+            identity = f"{path} {status.st_size} {status.st_mtime_ns}"
     return cache.pixels(f"{identity} {settings}", decode)
 
 
@@ -230,7 +231,10 @@ def _eight_bits(image: Image.Image, mode: str) -> Image.Image:
         image = Image.fromarray(np.rint(levels).clip(0, 255).astype(np.uint8))
     if image.mode in ("P", "PA"):  # through RGBA: otherwise Pillow warns about palettes with transparent entries
         image = image.convert("RGBA")
-    return image.convert(mode)
+    if image.mode != mode:
+        return image.convert(mode)
+    image.load()  # now, as convert does, which would copy the pixels
+    return image
 
 
 def centre_square(
