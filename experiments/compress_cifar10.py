@@ -265,7 +265,8 @@ files with an accuracy below 50 % are not in it.
   more than *uniform width*, which has 3.0 ± 2.5 more than *MI pruning*. *Compact CNN* trains for one epoch more. None
   is near the network itself, 92.9 %.
 - *MINT* has the lowest accuracy of the pruned networks, 59 to 79 % depending on the seed, and the most parameters. Its
-  ONNX file is larger than that of the network, and its latency is about the same.
+  ONNX file is larger than that of the network, since it held the mask as well, as those of *low bit* held the scales;
+  the export leaves both out since then. Its latency is about the same.
 - **4 bits cost nearly nothing**: *low bit* has 92.7 %, 0.2 ± 0.4 points less than the network, in a packed file of 459
   kB, an eighth of the network's. At the default rate of 0.001, stage 2 destroys this deep network (11 %); `tutelage
   compress` has a tenth of it since then.

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from tutelage.models.export import export_onnx
+from tutelage.models.surgery import mask, quantise
 from tutelage.models.tapped import Tapped
 from tutelage.models.zoo import build
 
@@ -104,3 +105,24 @@ def test_a_failed_export_raises_and_writes_no_file(
         export_onnx(Tapped(Counting()), (1, 2, 2), tmp_path / "student.onnx")
     assert list(tmp_path.iterdir()) == []
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("operation", ["mask", "quantise"])
+def test_file_holds_the_weights_that_a_layer_computes_instead_of_the_computation(
+    operation: str, tmp_path: Path
+) -> None:
+    onnxruntime, example = needs_onnx(), torch.rand(3, 3, 16, 16)
+    onnx = pytest.importorskip("onnx", reason="needs the extra onnx")
+    network, plain = (build("resnet8", num_classes=10, input_shape=(3, 16, 16)).eval() for _ in range(2))
+    if operation == "mask":
+        mask.apply(network, example, layer="layer1.0.conv1", outputs=[8, 8], inputs=[16], keep=[1, 0])
+    else:
+        quantise.apply(network, example, bits=3)
+    for model, name in ((network, operation), (plain, "plain")):
+        export_onnx(Tapped(model), (3, 16, 16), tmp_path / name)
+    nodes = [[node.op_type for node in onnx.load(str(tmp_path / name)).graph.node] for name in (operation, "plain")]
+    assert nodes[0] == nodes[1]
+    assert (tmp_path / operation).stat().st_size < 1.05 * (tmp_path / "plain").stat().st_size
+    session = onnxruntime.InferenceSession(str(tmp_path / operation), providers=["CPUExecutionProvider"])
+    (logits,) = session.run(None, {"pixels": example.numpy()})
+    torch.testing.assert_close(torch.from_numpy(logits), network(example).detach(), rtol=1e-5, atol=1e-5)

@@ -80,6 +80,10 @@ def export_onnx(
     except ImportError as error:
         raise TutelageError("ONNX needs the extra: pip install 'tutelage[onnx]'") from error
     model = copy.deepcopy(model).eval().cpu()
+    for module in model.modules():
+        fix_weights = getattr(module, "fix_weights", None)  # of a layer that computes them in each forward pass
+        if callable(fix_weights):
+            fix_weights()
     output = next((role for role, tap in model.taps.items() if not str(tap)), "logits")
     outputs = [output] if calibration is None else [output, "probabilities", "in_set"]
     network = model if calibration is None else _Calibrated(model, calibration)

@@ -128,6 +128,7 @@ class Quantised(nn.Module):
         weight_scale, weight_gain: (G,); the gain is trained.
         weight_group: the group of each output channel, (O,) int64.
         input_scale, input_gain, input_zero: (), if inputs are quantised; the gain is trained.
+        fixed: whether ``weight`` is rounded already, for deployment.
     """
 
     bits: int
@@ -139,6 +140,7 @@ class Quantised(nn.Module):
     input_scale: Tensor
     input_gain: Tensor
     input_zero: Tensor
+    fixed: bool = False
 
     def start_quantisation(self, bits: int, groups: int, input_bits: int = 0, inputs: Tensor | None = None) -> None:
         """Create the scales, from the weights and, if inputs are quantised, from a batch of them."""
@@ -170,6 +172,8 @@ class Quantised(nn.Module):
 
     def quantised_weight(self) -> Tensor:
         """Q(W; s), the shape of the weights."""
+        if self.fixed:
+            return self.weight
         return fake_quantise(self.weight, self._per_channel(self.scales()), *code_range(self.bits))
 
     def quantised_input(self, inputs: Tensor) -> Tensor:
@@ -193,6 +197,11 @@ class Quantised(nn.Module):
         self.weight.copy_(self.quantised_weight())
         self.weight_scale.copy_(self.scales())
         self.weight_gain.fill_(1)
+
+    def fix_weights(self) -> None:
+        """Round the weights for good, for deployment: the forward pass does not round them again."""
+        self.round_weights()
+        self.fixed = True
 
     def extra_repr(self) -> str:
         """The layer's own text, and the bits."""

@@ -69,6 +69,12 @@ class Masked(nn.Module):
 
     mask: Tensor
 
+    @torch.no_grad()
+    def fix_weights(self) -> None:
+        """Become an ordinary layer with the masked weights, for deployment."""
+        self.get_parameter("weight").mul_(self.mask)
+        self.__class__ = nn.Linear if isinstance(self, nn.Linear) else nn.Conv2d  # type: ignore[assignment]
+
 
 class MaskedLinear(nn.Linear, Masked):
     """A linear layer with a mask, (outputs, inputs)."""
