@@ -153,6 +153,8 @@ def test_network_of_many_crops_predicts_the_same_boxes() -> None:
     assert sharing.batches == [3] * 5
     torch.testing.assert_close(boxes, track(Matching(), split).boxes)
     torch.testing.assert_close(track(Tapped(sharing), split).boxes, boxes)
+    resizing = Tapped(Sharing()).with_size(split.modality.input_shape((64, 64, 1))[1:])  # type: ignore[arg-type]
+    torch.testing.assert_close(track(resizing, split).boxes, boxes, atol=0.5, rtol=0)
 
 
 def test_labels_after_the_first_frame_are_not_read() -> None:

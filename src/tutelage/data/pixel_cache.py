@@ -60,8 +60,8 @@ class PixelCache:
             decode: returns the pixels.
         """
         digest = hashlib.blake2b(os.fsencode(key), digest_size=_NAME).digest()
-        name = digest.hex()  # a Path would take a sixth of the time of reading
-        path = f"{self._root}{os.sep}{name[:2]}{os.sep}{name[2:]}{SUFFIX}"
+        name = digest.hex()
+        path = f"{self._root}{os.sep}{name[:2]}{os.sep}{name[2:]}{SUFFIX}"  # faster than a Path
         pixels = _read(path, digest)
         if pixels is None:
             pixels = decode()

@@ -101,7 +101,7 @@ class Tracked:
         sides = self.sides[:, None] * torch.tensor(SCALES, device=frames.device)
         centres = self.centres[:, None].expand(-1, count, -1)
         crops = square_crops(frames, centres, sides, self.modality.search)
-        shared = getattr(model.module if isinstance(model, Tapped) else model, "many_crops", False)
+        shared = _takes_many_crops(model)
         if shared:
             inputs = pair(self.templates, crops.permute(0, 2, 3, 1, 4).flatten(3))
         else:
@@ -116,6 +116,13 @@ class Tracked:
             )
         responses: Tensor = output.float().view(videos, count, *output.shape[2:])
         return responses
+
+
+def _takes_many_crops(model: nn.Module) -> bool:
+    """Whether a network computes a template's features once for several search crops beside it."""
+    if isinstance(model, Tapped):
+        return model.size is None and _takes_many_crops(model.module)  # a size is that of one search crop
+    return bool(getattr(model, "many_crops", False))
 
 
 def _peak(response: Tensor, weight: float, factor: int) -> Tensor:
