@@ -42,7 +42,7 @@ RANKINGS: Mapping[str, By] = {
     "tutelage, drpl": "drpl",
 }
 HUMAN, FASHION = "cifar10n", "fashion-mnist, symmetric:0.4"
-CONVOLUTIONAL, AUGMENTED = "cifar10n, convolutional", "cifar10n, convolutional, augmented"
+CONVOLUTIONAL = "cifar10n, convolutional"
 
 
 @dataclass(frozen=True)
@@ -78,9 +78,7 @@ def data_of(condition: str, seed: int) -> Data:
     if condition.startswith(HUMAN):
         data = open_data("npz:runs/data/cifar10.npz")
         data = Subset(500, seed)(HumanLabels("runs/data/cifar10n-human-labels.npz", "worst")(data))
-        if condition == HUMAN:
-            return small(data)
-        return data if condition == AUGMENTED else replace(data, views=CropsAndFlips())
+        return small(data) if condition == HUMAN else replace(data, views=CropsAndFlips())
     data = Subset(500, seed)(open_data("idx:runs/data/fashion-mnist")) if condition == FASHION else open_data("digits")
     data = replace(data, views=CropsAndFlips())
     for noise in parse_noise(condition.rsplit(maxsplit=1)[-1], seed):
@@ -93,7 +91,7 @@ def new_run(data: Data, seed: int) -> Run:
     values = data.train.inputs[torch.tensor([0])].numel()
     network, recipe = partial(mlp, data.num_classes, values), Recipe(epochs=20, batch_size=128, lr=0.05)
     if values == 32 * 32 * 3:
-        network, recipe = partial(resnet8_half, data.num_classes, 3), recipe.replace(lr=0.6, schedule="cosine")
+        network, recipe = partial(resnet8_half, data.num_classes, 3), recipe.replace(lr=0.3, schedule="cosine")
     hardware = Hardware(device="cpu", precision="float32")
     return Run(data, lambda: Tapped(network(), *data.mean_std), recipe=recipe, hardware=hardware, seed=seed)
 
@@ -194,8 +192,8 @@ images, all reduced to 8 x 8 pixels for speed, or as they are for the convolutio
 
 **Networks and training.** MLPs with two hidden layers of 256 units; 20 epochs with batches of 128, SGD with Nesterov
 momentum 0.9, learning rate 0.05 with the step schedule, no augmentation, no held-out split. The convolutional network
-is a ResNet-8 (`resnet8_half`), with a learning rate of 0.6 and the cosine schedule, without and with crops and flips.
-All rows of a seed share data, initial weights, batches and five folds. Five seeds.
+is a ResNet-8 (`resnet8_half`), with a learning rate of 0.3 and the cosine schedule. All rows of a seed share data,
+initial weights, batches and five folds. Five seeds.
 
 **Rows.** *cleanlab, same probabilities*: `get_label_quality_scores` and `find_label_issues` of cleanlab 2.9 with their
 defaults, on the out-of-sample probabilities of our folds; the baseline. *cleanlab, defaults*: `CleanLearning()`, a
@@ -209,9 +207,10 @@ share of labels that the student is trained without, and *gain* the difference o
 by seed; the ± is half the width of the interval.
 
 **Tuning.** Evidence, noise matrix, shrinking, threshold and soft labels were chosen on seeds 100 and 101 of all
-conditions but the convolutional ones. The convolutional network's learning rate is, on seed 100, the best for *plain*
-of 0.1, 0.3 and 0.6 (33.5, 34.9 and 35.1 %; with crops and flips 49.4, 51.8 and 52.0 %). These seeds are not reported.
-The seeds of this page are those of earlier versions of `clean_labels`; no choice of this version was made by them.
+conditions but the convolutional one. The convolutional network's learning rate is, of 0.1, 0.3 and 0.6, the best for
+*plain* on seed 100 (33.5, 34.9 and 35.1 %) that is stable: at 0.6 its accuracy varied by 7 points between seeds. These
+seeds are not reported. The seeds of this page are those of earlier versions of `clean_labels`; no choice of this
+version was made by them.
 """,
     measure=run,
     rows=("cleanlab, same probabilities", "cleanlab, defaults", *RANKINGS, "plain", "true labels"),
@@ -231,12 +230,11 @@ The seeds of this page are those of earlier versions of `clean_labels`; no choic
         FASHION: "Fashion-MNIST, 40 % symmetric noise",
         HUMAN: "CIFAR-10N, worst labels",
         CONVOLUTIONAL: "CIFAR-10N, worst labels, convolutional network",
-        AUGMENTED: "CIFAR-10N, worst labels, convolutional network, crops and flips",
     },
     skip=frozenset(
         {
-            *((condition, "tutelage, drpl") for condition in (HUMAN, CONVOLUTIONAL, AUGMENTED, FASHION)),
-            *((condition, "cleanlab, defaults") for condition in (CONVOLUTIONAL, AUGMENTED, FASHION)),
+            *((condition, "tutelage, drpl") for condition in (HUMAN, CONVOLUTIONAL, FASHION)),
+            *((condition, "cleanlab, defaults") for condition in (CONVOLUTIONAL, FASHION)),
         }
     ),
     seeds=5,
@@ -249,11 +247,15 @@ The seeds of this page are those of earlier versions of `clean_labels`; no choic
 - **With softened labels the student is better than *plain*** by 15 points under pair flips, 11 under noise between
   similar classes, and 3.7 ± 0.6 under symmetric noise on Fashion-MNIST. It is better than after cleanlab's removal,
   too: by 6.3 ± 1.4, 4.8 ± 1.3 and 0.8 ± 0.4 points, and on CIFAR-10N by 1.0 ± 0.8.
+- **On CIFAR-10N the gain depends on whether the network learns wrong labels by heart.** Without augmentation the
+  convolutional network does, and softened labels gain 6.5 ± 0.4 points (cleanlab's removal 6.0 ± 1.0).
 
 ## What it does not show
 
-- **A gain in accuracy on CIFAR-10N.** The interval, 0.3 ± 0.9, includes 0; removing the labels known to be wrong gains
-  3 points. With convolutional networks or more images the present version was not measured.
+- **A gain on CIFAR-10N with the MLP**: the interval, 0.3 ± 0.9, includes 0; removing the labels known to be wrong gains
+  3 points. Nor one **with crops and flips**, which alone bring the convolutional network from 35 to about 50 %: there
+  softened labels lost 1.4 points on the only seed that was tried (seed 100, 10,000 images: 57.9 instead of 59.3 %;
+  64.4 % without the labels known to be wrong), and this comparison was not made with more seeds.
 - A gain on digits with symmetric noise (0.0 ± 0.9); removing the labels known to be wrong gains 0.8 points there.
 - A gain of *removed* over *softened*.
 - That `--by drpl` helps: under pair flips and noise between similar classes it ranks worse than the default, and under
