@@ -26,7 +26,14 @@ from tutelage.models.networks.centre import CentreNet
 from tutelage.runs.models import open_model
 from tutelage.tasks import Compute, find_task
 
-SHORT: dict[str, Any] = {"epochs": 1, "batch_size": 16, "device": "cpu", "precision": "float32"}
+# With channels-last memory, oneDNN corrupts memory for layers of so few channels on processors with AVX2 only.
+SHORT: dict[str, Any] = {
+    "epochs": 1,
+    "batch_size": 16,
+    "device": "cpu",
+    "precision": "float32",
+    "channels_last": False,
+}
 TASK = find_task("detection")
 
 
@@ -166,7 +173,17 @@ def test_from_a_folder_to_an_exported_network(tmp_path: Path, run: Any, refused:
     for split in ("train", "valid", "test"):
         write_coco(tmp_path / "lamps" / split / "_annotations.coco.json", tmp_path / "lamps" / split, table)
     folder, data = tmp_path / "run", f"boxes:{tmp_path / 'lamps'}"
-    options = ["--epochs", "1", "--batch-size", "4", "--image-size", "64", "--model", "centre10x0.0625"]
+    options = [
+        "--epochs",
+        "1",
+        "--batch-size",
+        "4",
+        "--image-size",
+        "64",
+        "--model",
+        "centre10x0.0625",
+        "--no-channels-last",
+    ]
     code, out, err = run("train", "--data", data, "--out", str(folder), "--device", "cpu", *options)
     assert code == 0, err
     assert "average precision" in out
