@@ -26,14 +26,7 @@ from tutelage.models.networks.centre import CentreNet
 from tutelage.runs.models import open_model
 from tutelage.tasks import Compute, find_task
 
-# With channels-last memory, oneDNN corrupts memory for layers of so few channels on processors with AVX2 only.
-SHORT: dict[str, Any] = {
-    "epochs": 1,
-    "batch_size": 16,
-    "device": "cpu",
-    "precision": "float32",
-    "channels_last": False,
-}
+SHORT: dict[str, Any] = {"epochs": 1, "batch_size": 16, "device": "cpu", "precision": "float32"}
 TASK = find_task("detection")
 
 
@@ -173,17 +166,7 @@ def test_from_a_folder_to_an_exported_network(tmp_path: Path, run: Any, refused:
     for split in ("train", "valid", "test"):
         write_coco(tmp_path / "lamps" / split / "_annotations.coco.json", tmp_path / "lamps" / split, table)
     folder, data = tmp_path / "run", f"boxes:{tmp_path / 'lamps'}"
-    options = [
-        "--epochs",
-        "1",
-        "--batch-size",
-        "4",
-        "--image-size",
-        "64",
-        "--model",
-        "centre10x0.0625",
-        "--no-channels-last",
-    ]
+    options = ["--epochs", "1", "--batch-size", "4", "--image-size", "64", "--model", "centre10x0.0625"]
     code, out, err = run("train", "--data", data, "--out", str(folder), "--device", "cpu", *options)
     assert code == 0, err
     assert "average precision" in out

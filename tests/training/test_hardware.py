@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from tutelage.config import Hardware, Recipe
 from tutelage.data import Data
@@ -18,7 +19,7 @@ from tutelage.terms import CrossEntropy
 from tutelage.training import Learner, fit
 from tutelage.training.checkpoint import Checkpoints
 from tutelage.training.execution import Execution
-from tutelage.training.hardware import autocast_dtype, grad_scaler, resolve
+from tutelage.training.hardware import autocast_dtype, grad_scaler, place, resolve
 from tutelage.training.processes import Processes
 
 
@@ -115,3 +116,23 @@ def test_overflowing_gradients_skip_the_step_and_the_scale_is_resumed(
     assert scale < 2.0**30
     assert changed(whole, trained(tiny_model(5), tiny_data, half(tmp_path))) == set()
     assert all(value.isfinite().all() for value in whole.values())
+
+
+@pytest.mark.parametrize(
+    ("capability", "convolution", "contiguous"),
+    [
+        ("AVX2", nn.Conv2d(7, 8, 1, stride=2), True),
+        ("AVX2", nn.Conv2d(7, 8, 1, stride=(1, 2)), True),
+        ("AVX2", nn.Conv2d(8, 8, 1, stride=2), False),
+        ("AVX2", nn.Conv2d(7, 8, 1), False),
+        ("AVX2", nn.Conv2d(7, 8, 3, stride=2), False),
+        ("AVX512", nn.Conv2d(7, 8, 1, stride=2), False),
+    ],
+)
+def test_convolutions_with_wrong_gradients_in_channels_last_memory_run_in_contiguous_memory(
+    capability: str, convolution: nn.Conv2d, contiguous: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    model = Tapped(nn.Sequential(convolution, nn.AdaptiveAvgPool2d(1), nn.Flatten()))
+    place(model, hardware=resolve(Hardware(device="cpu")), example=torch.zeros(2, convolution.in_channels, 8, 8))
+    assert model.contiguous == contiguous

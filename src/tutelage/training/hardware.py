@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tutelage.config import Hardware
 from tutelage.errors import NETWORK_ERRORS, TutelageError, TutelageWarning, one_line
@@ -87,7 +87,8 @@ def place(*models: Tapped, hardware: Hardware, example: Tensor) -> None:
     """Move models to the device and into the memory format.
 
     A network that cannot run in channels-last memory, for example because it calls ``view`` on a feature map, runs in
-    contiguous memory, with a warning, and so do all models of the same call. Nothing else of a model changes.
+    contiguous memory, with a warning, and so do all models of the same call. So do, without a warning, networks with a
+    convolution whose gradient oneDNN computes wrongly in channels-last memory. Nothing else of a model changes.
 
     Args:
         models: one model, or several that share submodules.
@@ -100,7 +101,7 @@ def place(*models: Tapped, hardware: Hardware, example: Tensor) -> None:
     if not hardware.channels_last or example.ndim != 4:
         return
     example = example.to(device).to(memory_format=torch.channels_last)
-    _lay_out(models, contiguous=any(model.contiguous for model in models))
+    _lay_out(models, contiguous=any(model.contiguous or _overruns(model, device) for model in models))
     error = next(filter(None, (_failure(model, example, hardware) for model in models)), None)
     if error is None:
         return
@@ -113,6 +114,21 @@ def place(*models: Tapped, hardware: Hardware, example: Tensor) -> None:
         "contiguous memory; use reshape or flatten in its forward, or set channels_last=False (--no-channels-last)",
         TutelageWarning,
         stacklevel=2,
+    )
+
+
+def _overruns(model: nn.Module, device: torch.device) -> bool:
+    """Whether a convolution writes past its memory in the backward pass, if the memory is channels-last.
+
+    With AVX2, oneDNN does so for 1x1 convolutions with a stride and fewer than 8 input channels: their gradients are
+    wrong, and the process can crash (https://github.com/uxlfoundation/oneDNN/issues/6035).
+    """
+    if device.type != "cpu" or torch.backends.cpu.get_cpu_capability() != "AVX2":
+        return False
+    return any(
+        module.kernel_size == (1, 1) and module.stride != (1, 1) and module.groups == 1 and module.in_channels < 8
+        for module in model.modules()
+        if isinstance(module, nn.Conv2d)
     )
 
 
