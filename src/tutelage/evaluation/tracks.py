@@ -22,7 +22,8 @@ from tutelage.evaluation.tracker import SCALES, WINDOW, Tracked
 from tutelage.models.modes import eval_mode
 from tutelage.models.random_state import fixed_draws
 
-TOGETHER = 32  # videos
+PIXELS = 1_600_000
+"""Of the search crops in a batch, at most: 33 videos with crops of 127 pixels, 8 with 255. Larger ones are slower."""
 
 
 @dataclass(frozen=True)
@@ -83,8 +84,9 @@ def track(
         fixed_draws(model, 0),
         torch.autocast(device.type, dtype=amp, enabled=amp is not None),
     ):
-        for start in range(0, len(videos), TOGETHER):  # of similar length, so that few of them end early
-            some = videos[start : start + TOGETHER]
+        together = max(1, PIXELS // (len(SCALES) * modality.search**2))
+        for start in range(0, len(videos), together):  # of similar length, so that few of them end early
+            some = videos[start : start + together]
             for rows, predicted in _follow(model, split, modality, some, window, device, workers):
                 boxes[rows] = predicted.cpu()
     return Tracks(boxes, counted)
