@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import tutelage
 from tests.conftest import Command
 from tests.data.box_files import coco_table, write_coco, write_voc
 from tests.data.map_folders import maps_folder
@@ -108,6 +109,8 @@ def test_noisy_labels_page_runs(follow: Any, tmp_path: Path, monkeypatch: pytest
     )  # the tutorial starts processes
     write_images(tmp_path / "images" / "train", per_class=20)
     write_images(tmp_path / "images" / "test", per_class=4)
+    fields: dict[str, Any] = {"epochs": 1, "image_size": 32, "device": "cpu", "out": tmp_path / "runs" / "pretrained"}
+    tutelage.train("resnet8x0.5", f"folder:{tmp_path / 'images'}", **fields)
     namespace, _ = follow("noisy-labels.md")
     issues = namespace["issues"]
     assert len({row["file"] for row in issues.rows()}) == 3 * 20

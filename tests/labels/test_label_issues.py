@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 
 import tutelage
 from tutelage.data import Data, Split, open_data
+from tutelage.data.modality import Pixels
+from tutelage.errors import TutelageError
 from tutelage.labels import LabelIssues, save_issues
 from tutelage.labels.issues import matrix_interval
 from tutelage.labels.page import common_folder
@@ -58,14 +60,69 @@ def test_swapped_images_are_at_the_top_of_the_list(
 ) -> None:
     label_issues, _ = issues
     rows = list(label_issues.rows())
-    in_training = {name for name in swapped[1] if any(row["file"].endswith(name) for row in rows)}
-    assert len(in_training) > 10  # the others are in the test split
-    top = [row["file"] for row in rows[: len(in_training)]]
-    assert sum(any(file.endswith(name) for name in in_training) for file in top) >= 0.8 * len(in_training)
+    assert all(any(row["file"].endswith(name) for row in rows) for name in swapped[1])
+    top = [row["file"] for row in rows[: len(swapped[1])]]
+    assert sum(any(file.endswith(name) for name in swapped[1]) for file in top) >= 0.8 * len(swapped[1])
     assert [row["wrong"] for row in rows] == sorted((row["wrong"] for row in rows), reverse=True)
-    found_swaps = [row for row in rows if row["doubted"] and row["file"].endswith(tuple(in_training))]
+    found_swaps = [row for row in rows if row["doubted"] and row["file"].endswith(tuple(swapped[1]))]
     right = sum(int(row["suggested"][-1]) == (int(row["label"][-1]) - 3) % 10 for row in found_swaps)
-    assert right >= 0.8 * len(found_swaps) > 0.5 * len(in_training)
+    assert right >= 0.8 * len(found_swaps) > 0.5 * len(swapped[1])
+
+
+def test_samples_drawn_for_testing_are_examined_by_the_network_that_was_trained_without_them(
+    issues: tuple[LabelIssues, Path], swapped: tuple[Path, set[str]]
+) -> None:
+    label_issues, _ = issues
+    assert len(label_issues.labels) == 600
+    rows = [row for row in label_issues.rows() if row["differences"] is None]
+    assert len(rows) == 120
+    assert sorted(row["sample"] for row in label_issues.rows()) == list(range(600))
+    truth = [row["file"].endswith(tuple(swapped[1])) for row in rows]
+    assert 0 < sum(truth) == sum(truth[: sum(truth) + 2])
+    assert all(row["agreement"] is None and 0 <= row["out_of_sample"] <= 1 for row in rows)
+
+
+def test_samples_of_a_test_split_of_its_own_are_not_examined() -> None:
+    label_issues = tutelage.label_issues("digits", mlp, compare=False, **FIELDS | {"epochs": 1, "folds": 2})
+    assert len(label_issues.labels) == len(open_data("digits").train)
+
+
+def test_a_changed_training_split_is_examined_alone(swapped: tuple[Path, set[str]]) -> None:
+    fields = FIELDS | {"epochs": 1, "folds": 2, "per_class": 10}
+    label_issues = tutelage.label_issues(f"folder:{swapped[0]}", mlp, test=0.2, compare=False, **fields)
+    assert len(label_issues.labels) == 100
+
+
+class Trained(nn.Module):
+    """A network of other classes, whose features are the pixels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flatten = nn.Flatten()
+        self.classifier = nn.Linear(64, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        classes: Tensor = self.classifier(self.flatten(images))
+        return classes
+
+
+def test_features_of_a_trained_network_take_the_place_of_the_images(
+    swapped: tuple[Path, set[str]], tmp_path: Path
+) -> None:
+    label_issues = tutelage.label_issues(
+        f"folder:{swapped[0]}", features=Trained(), out=tmp_path, test=0.2, augment=False, **FIELDS
+    )
+    rows = list(label_issues.rows())
+    assert len(rows) == 600
+    assert sum(row["file"].endswith(tuple(swapped[1])) for row in rows[:20]) >= 16
+    assert label_issues.data.train.modality == Pixels()
+    assert "data:image/png;base64," in save_issues(label_issues, tmp_path)[2].read_text()
+
+
+def test_a_network_without_a_vector_of_features_is_refused(swapped: tuple[Path, set[str]]) -> None:
+    network = nn.Conv2d(1, 10, 1)
+    with pytest.raises(TutelageError, match="embedding"):
+        tutelage.label_issues(f"folder:{swapped[0]}", features=network, test=0.2, **FIELDS)
 
 
 def test_saved_files_agree(issues: tuple[LabelIssues, Path], tmp_path: Path) -> None:

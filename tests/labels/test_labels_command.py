@@ -32,6 +32,17 @@ def test_json_and_no_comparison(run: Command, tmp_path: Path) -> None:
     assert not (tmp_path / "plain").exists()
 
 
+def test_features_of_a_run_judge_the_labels(run: Command, tmp_path: Path) -> None:
+    teacher, options = str(tmp_path / "teacher"), ("--per-class", "12", "--epochs", "2", "--device", "cpu")
+    assert run("train", "--data", "digits", "--model", "resnet8x0.5", "--out", teacher, *options)[0] == 0
+    code, out, err = run(
+        "labels", "digits", "--features", teacher, "--out", str(tmp_path / "labels"), "--folds", "2", *options
+    )
+    assert code == 0, err
+    assert "labels look wrong" in out
+    assert (tmp_path / "labels" / "labels.html").exists()
+
+
 def test_wrong_options_are_one_line(run: Command, tmp_path: Path) -> None:
     code, _, err = run("labels", "digits", *OPTIONS[:4], "--folds", "50", "--out", str(tmp_path))
     assert code == 2

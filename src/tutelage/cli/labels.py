@@ -21,7 +21,17 @@ _FIELDS = tuple(name for name in Config.model_fields if name not in _OTHER)
 @config_options(_FIELDS, {name: Config.model_fields[name].default for name in _FIELDS})
 def labels(
     data: Annotated[str, typer.Argument(help="Data set, for example folder:PATH or npz:FILE.")],
-    model: Annotated[str, typer.Option(help="Network that judges the labels.")] = "resnet8",
+    model: Annotated[
+        str | None,
+        typer.Option(help="Network that judges the labels; default resnet8, or a linear classifier of --features."),
+    ] = None,
+    features: Annotated[
+        str | None,
+        typer.Option(
+            help="Trained network whose features take the place of the images: a run, MODEL@WEIGHTS, timm/NAME or "
+            "hf/NAME, of any classes. Fast, and better where samples are few."
+        ),
+    ] = None,
     by: Annotated[
         Literal["posterior", "out_of_sample", "differences", "agreement", "drpl"],
         typer.Option(help="Evidence that orders the labels."),
@@ -48,6 +58,7 @@ def labels(
         issues = label_issues(
             data,
             model,
+            features=features,
             by=by,
             folds=folds,
             repair=repair,

@@ -125,6 +125,19 @@ class Split:
         )
 
 
+def rejoined(first: Split, second: Split) -> Split:
+    """The samples of two parts of one split, those of the first part first; each keeps its ``index``."""
+    if isinstance(first.inputs, ImageSubset) and isinstance(second.inputs, ImageSubset):
+        rows = torch.cat([first.inputs.indices, second.inputs.indices])
+        inputs: Tensor | Images = ImageSubset.of(first.inputs.images, rows)
+    else:
+        inputs = torch.cat([part.inputs[torch.arange(len(part))] for part in (first, second)])
+    labels, index, clean_labels = (
+        torch.cat([getattr(part, name) for part in (first, second)]) for name in ("labels", "index", "clean_labels")
+    )
+    return replace(first, inputs=inputs, labels=labels, index=index, clean_labels=clean_labels, trusted=None)
+
+
 def split_from_arrays(pair: object, what: str, modality: Modality, targets: Targets) -> Split:
     """A split from a pair of arrays."""
     if not isinstance(pair, tuple | list) or len(pair) != 2:

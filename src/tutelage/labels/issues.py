@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -13,7 +13,9 @@ from torch import Tensor
 
 from tutelage.data import Data
 from tutelage.data.batch import UNLABELLED
+from tutelage.data.split import rejoined
 from tutelage.methods.clean_labels import Repair, doubted_labels
+from tutelage.methods.clean_labels.noise import calibrated, true_class_posterior
 from tutelage.studies.statistics import Interval, mean_interval
 
 EVIDENCE = ("posterior", "out_of_sample", "differences", "agreement")
@@ -44,13 +46,14 @@ def matrix_interval(matrix: Tensor, by_fold: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class LabelIssues:
-    """The training labels of a data set, and what speaks against them.
+    """The labels of a data set, and what speaks against them.
 
     Attributes:
-        data: the data set.
+        data: the data set. Its training split has the samples that were examined, also those that were drawn for
+            testing.
         wrong: (N,) float64, the probability that each training label is wrong; NaN for a sample without a label.
         suggested: (N,) int64, the most probable class other than the label; -1 for a sample without a label.
-        support: by kind of evidence (N,) in [0, 1], how much it supports the label.
+        support: by kind of evidence (N,) in [0, 1], how much it supports the label; NaN where there is none.
         noise_rate: the estimated share of wrong labels: the mean over the folds, whose networks differ, and its 95 %
             interval.
         noise_matrix: (C, C) float64, the estimated probability of each label (column) by true class (row).
@@ -97,6 +100,35 @@ class LabelIssues:
             repair,
         )
 
+    def with_test(self, probabilities: Tensor) -> LabelIssues:
+        """The issues with those of the test split, which has the same noise, at the end.
+
+        A label is judged by ``true_class_posterior`` under the noise matrix.
+
+        Args:
+            probabilities: (M, C), of the test samples by a network that was trained without them.
+        """
+        test = self.data.test
+        labels, own = test.labels, test.labels[:, None]
+        posterior = true_class_posterior(calibrated(probabilities, labels), self.noise_matrix, labels)
+        evidence = {
+            "posterior": posterior.gather(1, own).squeeze(1).float(),
+            "out_of_sample": probabilities.gather(1, own).squeeze(1),
+        }
+        missing = torch.full((len(test),), torch.nan)
+        return replace(
+            self,
+            data=replace(self.data, train=rejoined(self.data.train, test)),
+            wrong=torch.cat([self.wrong, 1 - posterior.gather(1, own).squeeze(1)]),
+            suggested=torch.cat([self.suggested, posterior.scatter(1, own, -1.0).argmax(1)]),
+            support={name: torch.cat([values, evidence.get(name, missing)]) for name, values in self.support.items()},
+        )
+
+    def of_samples(self, data: Data) -> LabelIssues:
+        """The same issues, found on the features of these samples."""
+        train = data.train if len(self.wrong) == len(data.train) else rejoined(data.train, data.test)
+        return replace(self, data=replace(data, train=train))
+
     @property
     def labels(self) -> Tensor:
         """(N,) int64, the given labels."""
@@ -114,7 +146,7 @@ class LabelIssues:
     def ranking(self) -> Tensor:
         """(M,) int64, the rows of the labelled samples, the most doubtful label first."""
         rows = (self.labels != UNLABELLED).nonzero()[:, 0]
-        support = torch.stack([*self.support.values()]).double().mean(0)
+        support = torch.stack([*self.support.values()]).double().nanmean(0)
         rows = rows[support[rows].argsort(stable=True)]  # among equal probabilities
         return rows[self.wrong[rows].argsort(descending=True, stable=True)]
 
@@ -136,7 +168,8 @@ class LabelIssues:
 
         Yields:
             ``sample`` (its index), ``file``, ``label``, ``suggested``, ``wrong`` (probability), ``doubted``, the
-            kinds of evidence, and ``strongest``, the evidence that ranks the label lowest.
+            kinds of evidence (``None`` where there is none), and ``strongest``, the evidence that ranks the label
+            lowest.
         """
         classes, doubted = self.data.classes, self.doubted
         ranks = torch.stack([values.argsort(stable=True).argsort() for values in self.support.values()])
@@ -149,7 +182,7 @@ class LabelIssues:
                 "suggested": classes[int(self.suggested[row])],
                 "wrong": round(float(self.wrong[row]), 4),
                 "doubted": bool(doubted[row]),
-                **{name: round(float(values[row]), 4) for name, values in self.support.items()},
+                **{name: _rounded(float(values[row])) for name, values in self.support.items()},
                 "strongest": kinds[int(strongest[row])],
             }
 
@@ -173,3 +206,7 @@ class LabelIssues:
             "repair": self.repair,
             "issues": [row for row in self.rows() if row["doubted"]],
         }
+
+
+def _rounded(value: float) -> float | None:
+    return None if math.isnan(value) else round(value, 4)
