@@ -19,7 +19,6 @@ from benchmarks.steps import fit_steps
 from tutelage.config import Config, Hardware, Recipe
 from tutelage.data import Data, open_data
 from tutelage.errors import TutelageWarning
-from tutelage.evaluation import evaluate
 from tutelage.methods import find
 from tutelage.models.tapped import Tapped
 from tutelage.models.weights import save_weights
@@ -27,6 +26,7 @@ from tutelage.runs.execute import execute
 from tutelage.sources import Frozen, TeacherCache
 from tutelage.studies.runner import run_study
 from tutelage.studies.study import Study
+from tutelage.tasks import evaluate
 from tutelage.terms import CrossEntropy, labels_and_soft_targets
 from tutelage.training import Execution, Learner, Run, fit
 

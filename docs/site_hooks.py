@@ -132,9 +132,7 @@ def _members(kind: str, module: str) -> str:
     """The public functions or classes of a module: a list, and the reference of each."""
     of_kind = inspect.isclass if kind == "classes" else inspect.isfunction
     package = importlib.import_module(module)
-    # Static analysis does not see what a module's __getattr__ returns: evaluation.evaluate, which is tutelage.evaluate.
-    names = [name for name in package.__all__ if module == "tutelage" or name in vars(package)]
-    names = [name for name in names if of_kind(getattr(package, name))]
+    names = [name for name in package.__all__ if of_kind(getattr(package, name))]
     first_lines = {name: (inspect.getdoc(getattr(package, name)) or "").partition("\n")[0] for name in names}
     summary = [f"- [`{name}`][{module}.{name}]: {line}" for name, line in first_lines.items()]
     return "\n".join([*summary, "", *(f"::: {module}.{name}\n" for name in names)])

@@ -16,12 +16,13 @@ from tutelage.attacks.criteria import Loss
 from tutelage.config import Config, Hardware, Recipe
 from tutelage.data import CropsAndFlips, Data, open_data
 from tutelage.data.configured import load_data
-from tutelage.evaluation import accuracy, ece, evaluate, nll, predict, predict_roles
+from tutelage.evaluation import accuracy, ece, nll, predict, predict_roles
 from tutelage.evaluation.temperature import fitted_temperature
 from tutelage.methods import find
 from tutelage.methods.gccs.surgery.simplex import VERTICES
 from tutelage.models.tapped import Tapped
 from tutelage.report.markdown import Column
+from tutelage.tasks import evaluate
 from tutelage.training import Run
 
 RADIUS = 0.15

@@ -16,7 +16,6 @@ from experiments.paired import Experiment, main
 from tutelage.config import Config
 from tutelage.data import Data
 from tutelage.data.configured import load_data
-from tutelage.evaluation import evaluate
 from tutelage.evaluation.cost import flops, parameters
 from tutelage.methods.lre_amc.compensation import compensate, second_moments
 from tutelage.methods.lre_amc.redundancy import eliminate
@@ -25,6 +24,7 @@ from tutelage.models.load import make_model
 from tutelage.models.tapped import Tapped
 from tutelage.report.markdown import Column
 from tutelage.runs.execute import execute
+from tutelage.tasks import evaluate
 
 REMAINING = {"keep-64": 64, "keep-32": 32, "keep-16": 16}  # of 128 hidden units
 RIDGE = 1e-3

@@ -15,11 +15,12 @@ from experiments.paired import Experiment, main
 from tutelage.config import Hardware, Recipe
 from tutelage.data import CropsAndFlips, Split, open_data
 from tutelage.data.orders import LabelledFirst
-from tutelage.evaluation import evaluate, predict
+from tutelage.evaluation import predict
 from tutelage.methods import find
 from tutelage.models.tapped import Tapped
 from tutelage.report.markdown import Column
 from tutelage.sources import EMA, SecondView
+from tutelage.tasks import evaluate
 from tutelage.terms import CrossEntropy, SoftmaxMSE
 from tutelage.training import Learner, Run
 from tutelage.training.loop import Record

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 import tutelage
 from tutelage.config import Hardware, Recipe
 from tutelage.data import Data, open_data
-from tutelage.evaluation import cost_of, evaluate, memorisation
+from tutelage.evaluation import cost_of, memorisation
 from tutelage.evaluation.predict import predict
 from tutelage.models.tapped import Tapped
 from tutelage.sources import Frozen, TeacherCache
+from tutelage.tasks import evaluate
 from tutelage.terms import CrossEntropy, SoftTargets
 from tutelage.training import Learner, fit
 from tutelage.training.execution import Execution

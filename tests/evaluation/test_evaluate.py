@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from tutelage.data.data import Data, Split
 from tutelage.errors import TutelageError
-from tutelage.evaluation import cost_of, evaluate, memorisation
+from tutelage.evaluation import cost_of, memorisation
 from tutelage.models.surgery.abstain import apply
 from tutelage.models.tapped import Tapped
-from tutelage.tasks import evaluate as evaluate_task
+from tutelage.tasks import evaluate
 
 
 class Reads(nn.Module):
@@ -199,4 +199,4 @@ def test_task_that_does_not_fit_the_data_is_refused(task: str) -> None:
     with pytest.raises(
         TutelageError, match=f"toy.*{task.split('_', maxsplit=1)[0]}|{task.split('_', maxsplit=1)[0]}.*toy"
     ):
-        evaluate_task(Reads(), data(), task=task)
+        evaluate(Reads(), data(), task=task)

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from tutelage.config import ExtraEvaluation
 from tutelage.data import Data, open_data
-from tutelage.evaluation import CORRUPTIONS, evaluate, evaluate_extra
+from tutelage.evaluation import CORRUPTIONS, evaluate_extra
 from tutelage.models.tapped import Tapped
+from tutelage.tasks import evaluate
 
 Refused = Callable[..., AbstractContextManager[None]]
 NOTHING = {

@@ -20,7 +20,7 @@ from tutelage.config import Config, Hardware, Recipe
 from tutelage.data import CropsAndFlips, Data, Split, open_data
 from tutelage.data.modality import Vectors, Waveforms
 from tutelage.errors import TutelageWarning
-from tutelage.evaluation import evaluate, evaluate_attacks
+from tutelage.evaluation import evaluate_attacks
 from tutelage.methods import find
 from tutelage.methods.audio_adversarial.fronts.sound_image import SoundImage
 from tutelage.methods.audio_adversarial.images import image_data, image_network
@@ -29,6 +29,7 @@ from tutelage.models.surgery import applied_operations
 from tutelage.models.tapped import Tapped
 from tutelage.runs.execute import execute
 from tutelage.runs.models import open_model
+from tutelage.tasks import evaluate
 from tutelage.training import Run
 
 BRIEF = {"size": 16}

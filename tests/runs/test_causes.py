@@ -13,12 +13,12 @@ import torch
 from experiments.nets import mlp
 from tutelage.config import Config, Hardware, Recipe
 from tutelage.data import Data, open_data
-from tutelage.evaluation import evaluate
 from tutelage.methods import find
 from tutelage.models.surgery import applied_operations
 from tutelage.models.tapped import Tapped
 from tutelage.runs.execute import execute
 from tutelage.runs.models import open_model
+from tutelage.tasks import evaluate
 from tutelage.training import Run
 
 BRIEF = {"outputs": "background", "unit_norm": "feature"}  # for the conformance tests

@@ -16,13 +16,13 @@ from tests.runs.run_folders import FILES, STUDENT, epochs, numbers, strict
 from tests.runs.uses import own_student, own_teacher, reads_texts
 from tutelage.config import Config, read_config
 from tutelage.data import Data, open_data
-from tutelage.evaluation import evaluate
 from tutelage.methods import find, installed
 from tutelage.models.load import make_model
 from tutelage.models.surgery import reapply
 from tutelage.models.tapped import Tapped
 from tutelage.models.weights import load_weights, read_metadata
 from tutelage.runs import execute
+from tutelage.tasks import evaluate
 from tutelage.training.checkpoint import read
 
 

@@ -15,7 +15,7 @@ from tutelage.config import Config, Hardware, Recipe
 from tutelage.data import Data
 from tutelage.data.configured import load_data
 from tutelage.errors import TutelageWarning
-from tutelage.evaluation import accuracy, ece, evaluate, nll, predict
+from tutelage.evaluation import accuracy, ece, nll, predict
 from tutelage.evaluation.temperature import fitted_temperature
 from tutelage.methods import find
 from tutelage.methods.gccs.surgery.simplex import VERTICES
@@ -23,6 +23,7 @@ from tutelage.models.surgery import applied_operations
 from tutelage.models.tapped import Tapped
 from tutelage.runs.execute import execute
 from tutelage.runs.models import open_model
+from tutelage.tasks import evaluate
 from tutelage.training import Run
 
 Net = Callable[..., Tapped]

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 import tutelage
 from tutelage.config import Hardware, Recipe
 from tutelage.data import Data
-from tutelage.evaluation import evaluate
 from tutelage.evaluation.cost import parameters
 from tutelage.methods import find
 from tutelage.methods.mi_pruning import Scoring
@@ -28,6 +27,7 @@ from tutelage.models.surgery.skip import apply, skippable
 from tutelage.models.tapped import Tapped
 from tutelage.runs.models import open_model
 from tutelage.studies.functions import read_lines
+from tutelage.tasks import evaluate
 from tutelage.training import Run
 
 STUDENT = "resnet8x0.25"

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from tutelage.config import Config, Hardware, Recipe
 from tutelage.data import Data, open_data
-from tutelage.evaluation import evaluate
 from tutelage.methods import find
 from tutelage.methods.occlusion import joined, train_students
 from tutelage.methods.occlusion.svm import fit_scale, fit_svm
@@ -26,7 +25,7 @@ from tutelage.models.surgery import applied_operations
 from tutelage.models.tapped import Tapped
 from tutelage.runs.execute import execute
 from tutelage.runs.models import open_model
-from tutelage.tasks import find_task
+from tutelage.tasks import evaluate, find_task
 from tutelage.training import Run
 
 Net = Callable[..., Tapped]

@@ -14,7 +14,6 @@ from experiments.nets import mlp
 from tutelage.attacks import PGD, Accepted, Rejecting
 from tutelage.config import Config, Hardware, Recipe
 from tutelage.data import Data, open_data
-from tutelage.evaluation import evaluate
 from tutelage.methods import find
 from tutelage.methods.pnn import exemplar_rows
 from tutelage.methods.pnn.scores import leave_one_out_log_scores
@@ -23,6 +22,7 @@ from tutelage.models.surgery import applied_operations
 from tutelage.models.tapped import Tapped
 from tutelage.runs.execute import execute
 from tutelage.runs.models import open_model
+from tutelage.tasks import evaluate
 from tutelage.training import Run
 
 BRIEF = {"joint": True, "per_class": 5}  # for the conformance tests

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from tutelage.config import Hardware, Recipe
 from tutelage.data import Data
 from tutelage.errors import NonFiniteError, TutelageWarning
-from tutelage.evaluation import evaluate
 from tutelage.models.modes import restore_state
 from tutelage.models.tapped import Tapped
 from tutelage.sources import Frozen
+from tutelage.tasks import evaluate
 from tutelage.terms import AttentionTransfer, CrossEntropy, Hint, SoftTargets
 from tutelage.training import Learner, Run, fit
 from tutelage.training.execution import Execution

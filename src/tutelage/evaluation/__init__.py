@@ -1,8 +1,5 @@
 """Evaluation of networks: accuracy, calibration, agreement with the teacher, memorised labels, robustness, cost."""
 
-import importlib
-from typing import Any
-
 from tutelage.evaluation.attacked import AttackReport, AttackResult, evaluate_attacks
 from tutelage.evaluation.calibration import calibrated_metrics, conformal_threshold, fit_calibration, fit_temperature
 from tutelage.evaluation.corruptions import CORRUPTIONS, corruption_accuracies
@@ -69,7 +66,6 @@ __all__ = [
     "coverage",
     "ece",
     "eval_mode",
-    "evaluate",
     "evaluate_attacks",
     "evaluate_extra",
     "evaluate_generator",
@@ -106,10 +102,3 @@ __all__ = [
     "worst_class_accuracy",
     "wrongly_labelled",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    """Import ``evaluate`` from the tasks on first use: they depend on this package."""
-    if name == "evaluate":
-        return importlib.import_module("tutelage.tasks").evaluate
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
