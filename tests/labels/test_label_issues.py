@@ -11,15 +11,17 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import tutelage
 from tutelage.data import Data, Split, open_data
 from tutelage.data.modality import Pixels
-from tutelage.errors import TutelageError
+from tutelage.errors import TutelageError, TutelageWarning
 from tutelage.labels import LabelIssues, save_issues
 from tutelage.labels.issues import matrix_interval
 from tutelage.labels.page import common_folder
+from tutelage.models.zoo import build
 from tutelage.studies.statistics import Interval
 
 FIELDS: dict[str, Any] = {"epochs": 15, "device": "cpu", "seed": 1, "folds": 3}
@@ -117,6 +119,14 @@ def test_features_of_a_trained_network_take_the_place_of_the_images(
     assert sum(row["file"].endswith(tuple(swapped[1])) for row in rows[:20]) >= 16
     assert label_issues.data.train.modality == Pixels()
     assert "data:image/png;base64," in save_issues(label_issues, tmp_path)[2].read_text()
+
+
+def test_weights_without_a_normalisation_are_reported(swapped: tuple[Path, set[str]], tmp_path: Path) -> None:
+    weights = tmp_path / "resnet8x0.5.safetensors"
+    save_file(build("resnet8x0.5", num_classes=10, input_shape=(1, 8, 8)).state_dict(), weights)
+    fields = FIELDS | {"epochs": 1, "folds": 2, "compare": False, "test": 0.2}
+    with pytest.warns(TutelageWarning, match="records no normalization"):
+        tutelage.label_issues(f"folder:{swapped[0]}", features=f"resnet8x0.5@{weights}", **fields)
 
 
 def test_a_network_without_a_vector_of_features_is_refused(swapped: tuple[Path, set[str]]) -> None:

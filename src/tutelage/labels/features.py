@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 
 import torch
@@ -10,7 +11,7 @@ from torch import nn
 from tutelage.ambient import default_settings
 from tutelage.data import Data, Split
 from tutelage.data.modality import Vectors
-from tutelage.errors import NETWORK_ERRORS, TutelageError, one_line
+from tutelage.errors import NETWORK_ERRORS, TutelageError, TutelageWarning, one_line
 from tutelage.evaluation.predict import predict_roles
 from tutelage.models.tapped import Tapped
 from tutelage.runs.models import open_trained
@@ -25,15 +26,22 @@ def as_features(data: Data, network: str | nn.Module, device: torch.device) -> D
     Args:
         data: the data set.
         network: a run's folder, ``MODEL@WEIGHTS``, or a ``timm/`` or ``hf/`` name with published weights, of any
-            classes, or a module. Its features are the input of its classifier. It resizes images to the size that its
-            weights record.
+            classes, or a module that takes raw inputs. Its features are the input of its classifier. A named network
+            resizes images to the size that its weights record.
         device: where to compute.
 
     Raises:
         TutelageError: there is no such network, it takes other inputs, or it has no classifier.
     """
     if isinstance(network, str):
-        model = open_trained(network, data, size="recorded").model
+        opened = open_trained(network, data, size="recorded")
+        model = opened.model
+        if opened.normalisation_is_assumed:
+            warnings.warn(
+                f"{network} records no normalization, so that of {data.name} is used; its features may be worse",
+                TutelageWarning,
+                stacklevel=3,
+            )
     else:
         model = network if isinstance(network, Tapped) else Tapped(network)
     model = model.to(device).eval()
