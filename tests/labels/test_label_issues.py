@@ -129,6 +129,13 @@ def test_weights_without_a_normalisation_are_reported(swapped: tuple[Path, set[s
         tutelage.label_issues(f"folder:{swapped[0]}", features=f"resnet8x0.5@{weights}", **fields)
 
 
+def test_options_without_effect_on_features_are_refused(swapped: tuple[Path, set[str]]) -> None:
+    with pytest.raises(TutelageError, match="epoch"):
+        tutelage.label_issues(f"folder:{swapped[0]}", features=Trained(), test=0.2, device="cpu", epoch=3)
+    with pytest.raises(TutelageError, match="noise"):
+        tutelage.label_issues(open_data("digits"), features=Trained(), device="cpu", noise="0.2")
+
+
 def test_a_network_without_a_vector_of_features_is_refused(swapped: tuple[Path, set[str]]) -> None:
     network = nn.Conv2d(1, 10, 1)
     with pytest.raises(TutelageError, match="embedding"):

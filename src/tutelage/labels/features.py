@@ -12,11 +12,10 @@ from tutelage.ambient import default_settings
 from tutelage.data import Data, Split
 from tutelage.data.modality import Vectors
 from tutelage.errors import NETWORK_ERRORS, TutelageError, TutelageWarning, one_line
+from tutelage.evaluation.embeddings import ROLE
 from tutelage.evaluation.predict import predict_roles
 from tutelage.models.tapped import Tapped
 from tutelage.runs.models import open_trained
-
-ROLE = "embedding"
 
 
 @default_settings()

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from tutelage.api import Student, train
-from tutelage.config import Config, Hardware, Recipe
+from tutelage.config import Config, Hardware
 from tutelage.data import Data, open_data
 from tutelage.data.configured import load_data
 from tutelage.data.open import spec_from_path
@@ -28,8 +28,10 @@ from tutelage.training.loop import Record
 CLEANED, PLAIN = "cleaned", "plain"
 """The folders of the two runs in the output folder."""
 
-_OF_THE_RUN = {*Recipe.model_fields, *Hardware.model_fields, "seed"}
-"""The fields of a run on features; the others describe the data."""
+_OF_THE_DATA = {
+    "noise", "imbalance", "per_class", "image_size", "test", "skip_bad", "augment", "views", "cache", "validation",
+}  # fmt: skip
+"""The fields that have been applied before features are computed."""
 
 
 def label_issues(
@@ -85,7 +87,7 @@ def label_issues(
             compare=compare,
             out=out,
             report=report,
-            **{name: value for name, value in known.items() if name in _OF_THE_RUN},
+            **{name: value for name, value in fields.items() if opened is data or name not in _OF_THE_DATA},
         )
         return issues.of_samples(opened)
     folder = None if out is None else as_path(out)
